@@ -1,0 +1,110 @@
+"""Who computes the step, chosen aloud."""
+
+import logging
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.config import MambaConfig
+from kernels.pool import StatePool
+from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
+from kernels.scan import selective_scan_chunked
+from kernels.weights import NetworkWeights
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "reference", "cuda")
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend asked for cannot run here; the message says what is missing."""
+
+
+class Backend(Protocol):
+    """One step for any subset of slots, and a scan from any state."""
+
+    name: str
+    device: torch.device
+
+    def step(self, pool: StatePool, slots: Tensor, features: Tensor, ratio: Tensor) -> NetworkOutput:
+        """Advance `slots` (batch,) int64 by one sample each, in place in the pool; other slots stay bit-equal.
+
+        Args:
+            pool: states, on this backend's device.
+            slots: distinct, except that slot 0 may repeat as padding.
+            features: (batch, d_input) fp32.
+            ratio: (batch,) fp32.
+        """
+
+    def scan(
+        self, features: Tensor, ratio: Tensor, state: RecurrentState | None
+    ) -> tuple[NetworkOutput, RecurrentState]:
+        """Carry a batch over sequences (batch, length, d_input) of one length from `state` (None: zero)."""
+
+
+class TorchBackend:
+    """The reference maths in fp32 on any torch device."""
+
+    def __init__(self, name: str, config: MambaConfig, weights: NetworkWeights, device: torch.device) -> None:
+        self.name = name
+        self.device = device
+        self._config = config
+        self._weights = weights
+
+    @torch.inference_mode()
+    def step(self, pool: StatePool, slots: Tensor, features: Tensor, ratio: Tensor) -> NetworkOutput:
+        """See `Backend.step`."""
+        slots = slots.to(self.device)
+        output, state = network_step(
+            self._config, self._weights, features.to(self.device), ratio.to(self.device), pool.read(slots)
+        )
+        pool.write(slots, state)
+        return output
+
+    @torch.inference_mode()
+    def scan(
+        self, features: Tensor, ratio: Tensor, state: RecurrentState | None
+    ) -> tuple[NetworkOutput, RecurrentState]:
+        """See `Backend.scan`."""
+        return network_scan(
+            self._config,
+            self._weights,
+            features.to(self.device),
+            ratio.to(self.device),
+            state,
+            scan=selective_scan_chunked,
+        )
+
+
+def choose_device(name: str) -> tuple[str, torch.device]:
+    """The backend's final name and device.
+
+    Raises:
+        BackendUnavailableError: it cannot run here.
+        ValueError: no backend has that name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            "backend 'cuda' needs a CUDA device and a CUDA build of torch; "
+            f"torch {torch.__version__} sees none. Use --backend reference or auto."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "reference"
+        logger.info("backend auto chose %s (torch %s)", name, torch.__version__)
+    return name, torch.device("cuda" if name == "cuda" else "cpu")
+
+
+def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> Backend:
+    """The backend called `name`, with its own fp32 copy of the weights on its device.
+
+    Both of today's backends run the reference maths in plain torch; what differs is the device.
+
+    Raises:
+        BackendUnavailableError: it cannot run here.
+        ValueError: no backend has that name.
+    """
+    name, device = choose_device(name)
+    return TorchBackend(name, config, weights.to(device=device, dtype=torch.float32), device)

@@ -1,0 +1,44 @@
+"""Where the recurrent states of the vehicles in cache live."""
+
+import torch
+from torch import Tensor
+
+from kernels.config import MambaConfig
+from kernels.reference import RecurrentState
+
+
+class StatePool:
+    """Recurrent states by slot, fp32, one contiguous record per slot and kind.
+
+    Attributes:
+        conv: (n_slots, n_layer, d_inner, d_conv - 1).
+        ssm: (n_slots, n_layer, d_inner, d_state).
+
+    Slot 0 is the dummy that absorbs padding; it belongs to no vehicle. Which vehicle sits where is not known here.
+    """
+
+    def __init__(self, config: MambaConfig, n_slots: int, device: torch.device) -> None:
+        if n_slots < 2:
+            raise ValueError(f"n_slots must be at least 2 (slot 0 is the dummy), got {n_slots}")
+        self.config = config
+        self.conv = torch.zeros(n_slots, *config.conv_state_shape, device=device)
+        self.ssm = torch.zeros(n_slots, *config.ssm_state_shape, device=device)
+
+    @property
+    def n_slots(self) -> int:
+        """Slots in all, the dummy included."""
+        return self.conv.shape[0]
+
+    def read(self, slots: Tensor) -> RecurrentState:
+        """Copy of the states in `slots` (batch,) int64."""
+        return RecurrentState(self.conv[slots], self.ssm[slots])
+
+    def write(self, slots: Tensor, state: RecurrentState) -> None:
+        """Overwrite the states in `slots` (batch,) int64, which must not repeat."""
+        self.conv[slots] = state.conv.to(self.conv)
+        self.ssm[slots] = state.ssm.to(self.ssm)
+
+    def zero(self, slots: Tensor) -> None:
+        """Put `slots` (batch,) int64 back to the state before the first sample."""
+        self.conv[slots] = 0.0
+        self.ssm[slots] = 0.0
