@@ -1,0 +1,131 @@
+"""A checkpoint at work: the states of many vehicles advanced one step at a time, and whole sequences recomputed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernels import BackendUnavailableError, RecurrentState, StatePool, choose_backend, network_scan
+from kernels import selective_scan_chunked as chunked
+from model.checkpoint import Checkpoint
+from model.preprocess import Features, preprocess_sequence
+
+__all__ = ["BackendUnavailableError", "ModelRuntime", "Recomputed", "StepScores", "recompute"]
+
+Slots = NDArray[np.int64]
+Singles = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepScores:
+    """What the model says after one sample of each vehicle of a batch."""
+
+    risk: Floats  # (batch,) calibrated
+    forecast_mean: Singles  # (batch, n_channels)
+    forecast_log_scale: Singles  # (batch, n_channels)
+
+
+class ModelRuntime:
+    """A backend with its pool of states. Not thread-safe: one caller at a time.
+
+    Raises:
+        BackendUnavailableError: the backend cannot run here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, backend: str, n_slots: int) -> None:
+        self.checkpoint = checkpoint
+        self._backend = choose_backend(backend, checkpoint.config, checkpoint.network.weights())
+        self._pool = StatePool(checkpoint.config, n_slots, self._backend.device)
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that computes the step."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self._backend.device)
+
+    def step(self, slots: Slots, features: Features) -> StepScores:
+        """Advance `slots` (batch,), which must not repeat, by one sample each, in place."""
+        output = self._backend.step(
+            self._pool, torch.from_numpy(slots), torch.from_numpy(features.inputs), torch.from_numpy(features.ratio)
+        )
+        return StepScores(
+            risk=self.checkpoint.calibration.risk(output.risk_logit.cpu().numpy()),
+            forecast_mean=output.forecast_mean.cpu().numpy(),
+            forecast_log_scale=output.forecast_log_scale.cpu().numpy(),
+        )
+
+    def read(self, slots: Slots) -> tuple[Singles, Singles]:
+        """Copies of conv_state (batch, n_layer, d_inner, d_conv - 1) and ssm_state (batch, n_layer, d_inner, d_state)."""
+        state = self._pool.read(torch.from_numpy(slots).to(self._backend.device))
+        return state.conv.cpu().numpy(), state.ssm.cpu().numpy()
+
+    def write(self, slot: int, conv: Singles, ssm: Singles) -> None:
+        """Put one vehicle's stored state into a slot.
+
+        Raises:
+            ValueError: its shapes are not this model's.
+        """
+        config = self.checkpoint.config
+        if conv.shape != config.conv_state_shape or ssm.shape != config.ssm_state_shape:
+            raise ValueError(f"state has shapes {conv.shape} and {ssm.shape}, the model's are {config}")
+        # Copied because the arrays may be read-only views of bytes, which torch cannot represent.
+        state = RecurrentState(torch.from_numpy(conv[None].copy()), torch.from_numpy(ssm[None].copy()))
+        self._pool.write(torch.tensor([slot], device=self._backend.device), state)
+
+    def zero(self, slot: int) -> None:
+        """Put a slot back to the state before the first sample."""
+        self._pool.zero(torch.tensor([slot], device=self._backend.device))
+
+    def warm_up(self) -> None:
+        """Run the step once on the dummy slot, so that the first sample does not pay for initialisation.
+
+        Raises:
+            RuntimeError: the step does not give finite numbers.
+        """
+        inputs = np.zeros((1, self.checkpoint.config.d_input), np.float32)
+        nothing = np.zeros((1, 0), np.float32)
+        ratio = np.ones(1, np.float32)
+        scores = self.step(np.zeros(1, np.int64), Features(inputs, ratio, nothing, nothing.astype(np.bool_)))
+        self.zero(0)
+        if not np.isfinite(scores.risk).all():
+            raise RuntimeError(f"backend {self.backend} gives {scores.risk} on an empty sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A vehicle's whole session computed offline."""
+
+    conv: Floats  # (n_layer, d_inner, d_conv - 1)
+    ssm: Floats  # (n_layer, d_inner, d_state)
+    risk: Floats  # (length,)
+
+
+def recompute(checkpoint: Checkpoint, ts_ms: NDArray[np.int64], signals: Floats) -> Recomputed:
+    """State and risks of one session by the parallel scan in float64: what streaming must arrive at.
+
+    Args:
+        checkpoint: the model.
+        ts_ms: (length,) epoch milliseconds, rising, length at least 1.
+        signals: (length, n_signals) in wire order, NaN when absent.
+    """
+    features = preprocess_sequence(checkpoint.preprocessor(), ts_ms[None], signals[None], np.array([len(ts_ms)]))
+    weights = checkpoint.network.weights().to(device=torch.device("cpu"), dtype=torch.float64)
+    with torch.inference_mode():
+        output, state = network_scan(
+            checkpoint.config,
+            weights,
+            torch.from_numpy(features.inputs).double(),
+            torch.from_numpy(features.ratio).double(),
+            scan=chunked,
+        )
+    return Recomputed(
+        conv=state.conv[0].numpy(),
+        ssm=state.ssm[0].numpy(),
+        risk=checkpoint.calibration.risk(output.risk_logit[0].numpy()),
+    )

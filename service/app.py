@@ -1,0 +1,161 @@
+"""Puts the service together. The only module that knows all the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.runtime import ModelRuntime
+from service.alerts import AlertPolicy
+from service.batcher import MicroBatcher
+from service.deps import Running
+from service.embedded_store import EmbeddedStore
+from service.engine import StateEngine
+from service.errors import add_error_handlers
+from service.http_metrics import HttpMetrics
+from service.metrics import Metrics
+from service.routes import alerts, operations, telemetry, vehicles
+from service.settings import Settings
+from service.store import Store
+from service.wire import SampleReader
+
+logger = structlog.get_logger(__name__)
+
+WATCH_INTERVAL_S = 1.0
+
+DESCRIPTION = """
+Early warning of battery-thermal events. Send each van's samples in order; every sample gets a verdict and, once it is
+part of the van's state, the calibrated risk of an event within the horizon. Errors are RFC 9457 problem details.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for these settings. Loads the checkpoint now; store and kernel come with the lifespan.
+
+    Raises:
+        model.checkpoint.CheckpointError: the model cannot be used.
+    """
+    checkpoint = load_checkpoint(settings.checkpoint)
+    reader = SampleReader(checkpoint.schema)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.running = await start(settings, checkpoint, reader, metrics, stack)
+            yield
+            logger.info("stopping: finishing the samples in hand")
+
+    app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(HttpMetrics, duration=metrics.http_duration)
+    add_error_handlers(app)
+    app.include_router(telemetry.router(reader))
+    app.include_router(vehicles.router)
+    app.include_router(alerts.router)
+    app.include_router(operations.router)
+    return app
+
+
+async def start(
+    settings: Settings, checkpoint: Checkpoint, reader: SampleReader, metrics: Metrics, stack: AsyncExitStack
+) -> Running:
+    """Start every part in order; `stack` stops them in reverse.
+
+    Raises:
+        BackendUnavailableError, StoreUnavailable, StoreMisconfigured: the service must not start like this.
+    """
+    runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
+    runtime.warm_up()
+    url = settings.store
+    if url == "embedded":
+        url = await start_embedded(settings, metrics, stack)
+    store = Store(url, settings.partitions, settings.store_timeout_s, metrics.store_duration)
+    stack.push_async_callback(store.close)
+    await store.check()
+    engine = StateEngine(
+        checkpoint,
+        runtime,
+        store,
+        metrics,
+        policy=alert_policy(settings, checkpoint),
+        n_slots=settings.slots,
+        max_future_skew_s=settings.max_future_skew_s,
+    )
+    stack.callback(engine.close)
+    batcher = MicroBatcher(
+        engine.apply,
+        max_batch_size=settings.max_batch_size,
+        max_wait_s=settings.max_wait_ms / 1000.0,
+        max_queue=settings.max_queue,
+        depth=metrics.queue_depth,
+    )
+    batcher.start()
+    stack.push_async_callback(batcher.close)
+    fingerprint = engine.fingerprint
+    metrics.build.info({"version": version("emberwatch"), "backend": runtime.backend, "device": runtime.device})
+    metrics.model.info({"fingerprint": fingerprint})
+    logger.info(
+        "ready to take samples",
+        backend=runtime.backend,
+        device=runtime.device,
+        fingerprint=fingerprint,
+        store=settings.store,
+    )
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, reader)
+
+
+def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
+    """The checkpoint's thresholds, unless a setting overrides them.
+
+    Raises:
+        ValueError: the thresholds that result are out of order.
+    """
+    threshold = settings.alert_threshold or checkpoint.calibration.alert_threshold
+    resolve = settings.resolve_threshold or min(checkpoint.calibration.resolve_threshold, threshold)
+    if resolve > threshold:
+        raise ValueError(f"resolve_threshold {resolve} is above alert_threshold {threshold}")
+    return AlertPolicy(
+        threshold=threshold,
+        resolve_threshold=resolve,
+        for_s=settings.alert_for_s,
+        keep_firing_s=settings.alert_keep_firing_s,
+        warmup_samples=checkpoint.warmup_samples,
+        horizon_s=checkpoint.horizon_s,
+    )
+
+
+async def start_embedded(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> str:
+    """Start the embedded Valkey and whoever starts it again when it dies; its URL."""
+    embedded = EmbeddedStore(settings.data_dir)
+    url = await asyncio.to_thread(embedded.start)
+    stack.push_async_callback(asyncio.to_thread, embedded.stop)
+    await stack.enter_async_context(background(lambda: watch(embedded, metrics)))
+    return url
+
+
+async def watch(embedded: EmbeddedStore, metrics: Metrics) -> None:
+    """Start the embedded store again whenever it dies."""
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        if not await asyncio.to_thread(embedded.alive):
+            metrics.store_restarts.inc()
+            try:
+                await asyncio.to_thread(embedded.restart)
+            except Exception:
+                logger.exception("the embedded store does not come up; trying again")
+
+
+@asynccontextmanager
+async def background(work: Callable[[], Awaitable[Any]]) -> AsyncIterator[None]:
+    """Run `work` beside the body and cancel it afterwards."""
+    task = asyncio.ensure_future(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

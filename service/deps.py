@@ -1,0 +1,37 @@
+"""What the routes are given: one running service, put together by `app.py`."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from model.checkpoint import Checkpoint
+from model.runtime import ModelRuntime
+from service.batcher import MicroBatcher
+from service.engine import StateEngine
+from service.metrics import Metrics
+from service.settings import Settings
+from service.store import Store
+from service.wire import SampleReader
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The parts of a service that is up."""
+
+    settings: Settings
+    checkpoint: Checkpoint
+    runtime: ModelRuntime
+    metrics: Metrics
+    store: Store
+    engine: StateEngine
+    batcher: MicroBatcher
+    reader: SampleReader
+
+
+def get_running(request: Request) -> Running:
+    """The service that this request came to."""
+    return cast("Running", request.app.state.running)
+
+
+RunningDep = Annotated[Running, Depends(get_running)]

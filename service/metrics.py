@@ -1,0 +1,43 @@
+"""Prometheus metrics in base units; no label ever names a vehicle."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+LAG = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400, 604_800)
+
+
+class Metrics:
+    """All series of one service, in a registry of its own so that several can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.samples = self._counter("samples", "Samples by verdict", ["status"])
+        self.step_duration = self._histogram("step_duration_seconds", "One step of a batch through the network", FAST)
+        self.batch_size = self._histogram("batch_size", "Samples in a batch", (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024))
+        self.queue_depth = self._gauge("queue_depth", "Samples waiting for a batch")
+        self.http_duration = self._histogram(
+            "http_request_duration_seconds", "HTTP requests by route and status code", FAST, ["route", "code"]
+        )
+        self.store_duration = self._histogram("store_duration_seconds", "Store calls by operation", FAST, ["op"])
+        self.commit_conflicts = self._counter("commit_conflicts", "Commits lost to another writer and recomputed")
+        self.event_lag = self._histogram("event_lag_seconds", "From a sample's ts to its commit", LAG)
+        self.alert_transitions = self._counter("alert_transitions", "Alert transitions", ["rule", "to"])
+        self.state_resets = self._counter("state_resets", "States that started again from zero", ["reason"])
+        self.rehydrations = self._counter("rehydrations", "States brought into the cache", ["source"])
+        self.slots_used = self._gauge("slots_used", "Vehicles whose state is in the cache")
+        self.slots_capacity = self._gauge("slots_capacity", "Vehicles whose state fits in the cache")
+        self.store_restarts = self._counter("store_restarts", "Times the embedded store died and was started again")
+        self.risk = self._histogram("risk", "Risk of applied samples", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9))
+        self.build = Info("emberwatch_build", "Version of the service", registry=self.registry)
+        self.model = Info("emberwatch_model", "Model in service", registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"emberwatch_{name}", text, labels or [], registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"emberwatch_{name}", text, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: list[str] | None = None
+    ) -> Histogram:
+        return Histogram(f"emberwatch_{name}", text, labels or [], buckets=buckets, registry=self.registry)

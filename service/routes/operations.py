@@ -1,0 +1,58 @@
+"""For operators and their machines: model card, liveness, readiness, metrics."""
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.deps import RunningDep
+from service.routes.schemas import Health, ModelInfo, problems
+from service.state_codec import HEADER
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/v1/model", summary="The model in service")
+async def get_model(running: RunningDep) -> ModelInfo:
+    """What is being served, from what data it was learned, and the fixed upper bound of what one vehicle costs."""
+    checkpoint, config = running.checkpoint, running.checkpoint.config
+    head_bytes = running.engine.layout.dtype.itemsize
+    return ModelInfo(
+        fingerprint=running.engine.fingerprint,
+        backend=running.runtime.backend,
+        device=running.runtime.device,
+        horizon_s=checkpoint.horizon_s,
+        warmup_samples=checkpoint.warmup_samples,
+        alert_threshold=running.engine.policy.threshold,
+        resolve_threshold=running.engine.policy.resolve_threshold,
+        parameters=sum(p.numel() for p in checkpoint.network.parameters()),
+        config=asdict(config),
+        signals=[asdict(signal) for signal in checkpoint.schema.signals],
+        channels=[asdict(channel) for channel in checkpoint.schema.channels],
+        bytes_per_vehicle={
+            "head": head_bytes,
+            "state": config.state_bytes,
+            "snapshot": HEADER.size + config.state_bytes,
+            "total_in_store": head_bytes + HEADER.size + config.state_bytes,
+        },
+        provenance=checkpoint.provenance,
+    )
+
+
+@router.get("/livez", summary="Is the process alive")
+async def livez() -> Health:
+    """Answers while the event loop turns; asks nothing of the store, so that an outage there restarts nobody here."""
+    return Health()
+
+
+@router.get("/readyz", responses=problems(503), summary="Can it take samples")
+async def readyz(running: RunningDep) -> Health:
+    """The store answers; the kernel was warmed up before the first request could come in."""
+    await running.store.ping()
+    return Health()
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+async def get_metrics(running: RunningDep) -> Response:
+    """Prometheus text format."""
+    return Response(generate_latest(running.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,233 @@
+"""What the API answers, as documented models. Times are epoch milliseconds where the name ends in _ms."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.verdict import Answer, Status
+
+VehicleId = str
+
+
+class Item(BaseModel):
+    """The answer to one sample."""
+
+    i: int = Field(description="place in the request")
+    status: Status
+    seq: int | None = None
+    risk: float | None = Field(None, description="calibrated probability of a thermal event within the horizon")
+    surprise: float | None = Field(None, description="nats per channel under the model's own forecast")
+    phase: Literal["inactive", "pending", "firing"] | None = Field(None, description="of the vehicle's alert")
+    warming_up: bool | None = Field(None, description="no alert is raised yet")
+    reason: str | None = None
+    errors: list[dict[str, str]] | None = None
+
+    @staticmethod
+    def of(place: int, answer: Answer) -> "Item":
+        """An engine's answer as it goes over the wire."""
+        return Item(
+            i=place,
+            status=answer.status,
+            seq=answer.seq,
+            risk=answer.risk,
+            surprise=answer.surprise,
+            phase=None if answer.phase is None else answer.phase.name.lower(),
+            warming_up=answer.warming_up,
+            reason=answer.reason,
+            errors=[{"field": e.field, "reason": e.reason} for e in answer.errors] or None,
+        )
+
+
+class Summary(BaseModel):
+    """The answer to an array."""
+
+    applied: int
+    duplicate: int
+    rejected: int
+    items: list[Item]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "applied": 1,
+                    "duplicate": 0,
+                    "rejected": 1,
+                    "items": [
+                        {"i": 0, "status": "applied", "seq": 7, "risk": 0.0021, "surprise": 0.4, "phase": "inactive"},
+                        {"i": 1, "status": "late", "seq": 3, "reason": "seq 3 comes after seq 7 was accepted"},
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class Session(BaseModel):
+    """A session that has just begun."""
+
+    vehicle_id: VehicleId
+    epoch: int
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"vehicle_id": "van-1", "epoch": 2}]})
+
+
+class Position(BaseModel):
+    """Filtered position, WGS 84 degrees."""
+
+    latitude: float
+    longitude: float
+
+
+class Vehicle(BaseModel):
+    """One vehicle as the store knows it."""
+
+    vehicle_id: VehicleId
+    epoch: int
+    seq: int | None = Field(description="last accepted; null before the first sample of a session")
+    samples: int = Field(description="accepted in this session by this model")
+    last_ts_ms: int | None
+    risk: float | None
+    surprise: float | None
+    phase: Literal["inactive", "pending", "firing"]
+    warming_up: bool
+    position: Position | None
+    current_model: bool = Field(description="false until the next sample after a change of model: the state is old")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "vehicle_id": "van-1",
+                    "epoch": 1,
+                    "seq": 963,
+                    "samples": 964,
+                    "last_ts_ms": 1751261600029,
+                    "risk": 0.0021,
+                    "surprise": 0.3,
+                    "phase": "inactive",
+                    "warming_up": False,
+                    "position": {"latitude": 34.1529, "longitude": -118.816},
+                    "current_model": True,
+                }
+            ]
+        }
+    )
+
+
+class VehicleDetail(Vehicle):
+    """One vehicle, with what it costs."""
+
+    stored_bytes: int = Field(description="memory that the store spends on its head and state")
+
+
+class VehicleList(BaseModel):
+    """A page of vehicles, highest risk first."""
+
+    vehicles: list[Vehicle]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
+
+
+class Alert(BaseModel):
+    """The last alert of a vehicle."""
+
+    id: str
+    vehicle_id: VehicleId
+    rule: str
+    phase: Literal["pending", "firing", "resolved"]
+    risk: float | None
+    threshold: float
+    horizon_s: float
+    first_crossed_ms: int
+    fired_ms: int | None
+    updated_ms: int
+    position: Position | None
+    epoch: int
+    seq: int
+    fingerprint: str
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "9f2c1a0b4d5e6f70",
+                    "vehicle_id": "van-1",
+                    "rule": "thermal_risk",
+                    "phase": "firing",
+                    "risk": 0.71,
+                    "threshold": 0.35,
+                    "horizon_s": 7200.0,
+                    "first_crossed_ms": 1751261600029,
+                    "fired_ms": 1751261660029,
+                    "updated_ms": 1751261660029,
+                    "position": {"latitude": 34.1529, "longitude": -118.816},
+                    "epoch": 1,
+                    "seq": 963,
+                    "fingerprint": "0f3a5c7e9b1d2f4a6c8e0b1d3f5a7c9e",
+                }
+            ]
+        }
+    )
+
+
+class AlertList(BaseModel):
+    """Alerts, the latest change first."""
+
+    alerts: list[Alert]
+
+
+class ModelInfo(BaseModel):
+    """The model in service and what one vehicle costs at most."""
+
+    fingerprint: str
+    backend: str
+    device: str
+    horizon_s: float
+    warmup_samples: int
+    alert_threshold: float
+    resolve_threshold: float
+    parameters: int
+    config: dict[str, Any]
+    signals: list[dict[str, Any]]
+    channels: list[dict[str, Any]]
+    bytes_per_vehicle: dict[str, int] = Field(description="upper bounds: head, state, snapshot in the store")
+    provenance: dict[str, Any]
+
+
+class Health(BaseModel):
+    """The service is alive, or ready."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; calls may add members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "https://github.com/emberwatch/emberwatch/blob/main/docs/errors.md#invalid-sample",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "detail": "signals.speed: Input should be less than or equal to 100",
+                    "verdict": "invalid",
+                    "errors": [
+                        {"field": "signals.speed", "reason": "Input should be less than or equal to 100"}
+                    ],
+                }
+            ]
+        },
+    )
+
+
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problem details that a call may answer."""
+    media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {code: {"model": Problem, "content": media} for code in codes}

@@ -1,0 +1,202 @@
+"""`POST /v1/vehicles/{vehicle_id}/telemetry`: one sample, or an array of one vehicle's samples in order."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
+
+from service.deps import Running, RunningDep
+from service.errors import (
+    BodyTooLarge,
+    InvalidSample,
+    RefusedSample,
+    ServiceError,
+    StoreUnavailable,
+    UnreadableBody,
+    UnsupportedMediaType,
+)
+from service.routes.schemas import Item, Summary, problems
+from service.verdict import ACCEPTED, Answer, Status
+from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader, Unreadable
+
+VehicleIdPath = Annotated[
+    str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
+]
+
+EXAMPLE = {
+    "ts": "2026-09-14T08:00:05Z",
+    "seq": 88121,
+    "signals": {
+        "latitude": 48.1374,
+        "longitude": 11.5755,
+        "altitude": 519.0,
+        "speed": 12.4,
+        "state_of_charge": 71.5,
+        "motor_temperature": 64.0,
+        "brake_events": 1,
+    },
+}
+
+REFUSALS: dict[Status, type[ServiceError]] = {
+    Status.LATE: RefusedSample,
+    Status.CONFLICT: RefusedSample,
+    Status.INVALID: InvalidSample,
+    Status.DEFERRED: StoreUnavailable,
+}
+
+
+def router(reader: SampleReader) -> APIRouter:
+    """The route; its documented body follows the checkpoint's signals."""
+    routes = APIRouter(tags=["telemetry"])
+    schema = TypeAdapter(reader.model | list[reader.model]).json_schema(  # type: ignore[name-defined]
+        mode="validation", ref_template="#/components/schemas/{model}"
+    )
+    schema = inline_definitions(schema)
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": schema,
+                "examples": {
+                    "one": {"summary": "one sample", "value": EXAMPLE},
+                    "array": {
+                        "summary": "an array in order",
+                        "value": [EXAMPLE, EXAMPLE | {"ts": "2026-09-14T08:00:10Z", "seq": 88122}],
+                    },
+                },
+            }
+        },
+    }
+
+    @routes.post(
+        "/v1/vehicles/{vehicle_id}/telemetry",
+        response_model=Item | Summary,
+        responses={
+            200: {"description": "applied or known already", "content": {"application/json": {"examples": ANSWERS}}},
+            207: {"model": Summary, "description": "an array of which some were not accepted; read the items"},
+            **problems(400, 409, 413, 415, 422, 429, 503),
+        },
+        openapi_extra={"requestBody": body},
+        summary="Send one sample or an array",
+    )
+    async def post_telemetry(request: Request, vehicle_id: VehicleIdPath, running: RunningDep) -> JSONResponse:
+        data = decode(await read_body(request, running.settings.max_body_bytes), request)
+        if isinstance(data, list):
+            return await apply_array(running, vehicle_id, data)
+        return await apply_one(running, vehicle_id, data)
+
+    return routes
+
+
+ANSWERS = {
+    "one": {
+        "summary": "one sample",
+        "value": {
+            "i": 0,
+            "status": "applied",
+            "seq": 88121,
+            "risk": 0.0021,
+            "surprise": 0.4,
+            "phase": "inactive",
+            "warming_up": False,
+        },
+    },
+}
+
+
+def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema without `$defs`: OpenAPI wants references into its components, which these models are not."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: resolve(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [resolve(value) for value in node]
+        return node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, read no further than `limit` bytes.
+
+    Raises:
+        BodyTooLarge: it is longer.
+    """
+    too_large = BodyTooLarge(f"the body is over {limit} bytes; send fewer samples at a time", limit_bytes=limit)
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def decode(body: bytes, request: Request) -> Any:
+    """The body as plain data.
+
+    Raises:
+        UnsupportedMediaType: it is not declared as JSON.
+        UnreadableBody: it is not JSON, or neither an object nor an array.
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"content type is {media_type or 'missing'}; send application/json")
+    try:
+        # The standard parser takes NaN, so that it can be refused by the name of its field.
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableBody(f"the body is not JSON: {error}") from error
+    if not isinstance(data, dict | list):
+        raise UnreadableBody(f"the body is a JSON {type(data).__name__}; send a sample object or an array of them")
+    return data
+
+
+async def apply_one(running: Running, vehicle_id: str, data: object) -> JSONResponse:
+    """One sample: its verdict is the status of the response."""
+    (answer,) = await answers_for(running, vehicle_id, [data])
+    item = Item.of(0, answer)
+    if answer.status in ACCEPTED:
+        return JSONResponse(item.model_dump(mode="json", exclude_none=True))
+    detail = "; ".join(f"{e.field}: {e.reason}" for e in answer.errors) or answer.reason or answer.status.value
+    extra: dict[str, Any] = {"verdict": answer.status.value}
+    if answer.seq is not None:
+        extra["seq"] = answer.seq
+    if item.errors:
+        extra["errors"] = item.errors
+    raise REFUSALS[answer.status](detail, **extra)
+
+
+async def apply_array(running: Running, vehicle_id: str, data: list[object]) -> JSONResponse:
+    """An array: 200 when every sample is accepted, 207 otherwise; each item says its own."""
+    limit = running.settings.max_samples_per_request
+    if len(data) > limit:
+        raise BodyTooLarge(f"the array has {len(data)} samples, the limit is {limit}", limit_samples=limit)
+    answers = await answers_for(running, vehicle_id, data)
+    count = [answer.status for answer in answers].count
+    summary = Summary(
+        applied=count(Status.APPLIED),
+        duplicate=count(Status.DUPLICATE),
+        rejected=sum(answer.status not in ACCEPTED for answer in answers),
+        items=[Item.of(i, answer) for i, answer in enumerate(answers)],
+    )
+    return JSONResponse(summary.model_dump(mode="json", exclude_none=True), 207 if summary.rejected else 200)
+
+
+async def answers_for(running: Running, vehicle_id: str, data: list[object]) -> list[Answer]:
+    """Read and apply samples in order; one that cannot be read fails alone."""
+    read = [running.reader.read(vehicle_id, item) for item in data]
+    applied = iter(await running.batcher.submit([sample for sample in read if isinstance(sample, Sample)]))
+    answers = [
+        next(applied) if isinstance(sample, Sample) else Answer(Status.INVALID, errors=sample.errors) for sample in read
+    ]
+    running.metrics.samples.labels(Status.INVALID.value).inc(sum(isinstance(sample, Unreadable) for sample in read))
+    return answers

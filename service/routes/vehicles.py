@@ -1,0 +1,152 @@
+"""Vehicles: sessions, status, list, and the recurrent state itself. Everything is read from the store, not the cache."""
+
+import base64
+import binascii
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
+
+from service.deps import Running, RunningDep
+from service.errors import ServiceError, UnknownVehicle
+from service.head import NO_SEQ, Phase, last_ts_ms
+from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, VehicleList, problems
+from service.routes.telemetry import VehicleIdPath
+from service.state_codec import StateCodecError, unpack_snapshot
+from service.store import Ranked, Stored
+from service.verdict import number_or_none
+
+router = APIRouter(tags=["vehicles"])
+
+
+class InvalidCursor(ServiceError):
+    """The cursor is not one that this list gave out."""
+
+    status, kind = 422, "invalid-parameter"
+
+
+class NoState(ServiceError):
+    """The vehicle has no recurrent state yet in this session."""
+
+    status, kind = 404, "no-state"
+
+
+@router.post(
+    "/v1/vehicles/{vehicle_id}/sessions", status_code=201, responses=problems(422, 503), summary="Reset: a new session"
+)
+async def post_session(vehicle_id: VehicleIdPath, running: RunningDep) -> Session:
+    """Begin the next epoch with a zero state; the vehicle's first session is epoch 1."""
+    return Session(vehicle_id=vehicle_id, epoch=await running.engine.reset(vehicle_id))
+
+
+@router.get("/v1/vehicles", responses=problems(422, 503), summary="List vehicles by risk")
+async def get_vehicles(
+    running: RunningDep,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="vehicles on a page", examples=[100])] = 100,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+) -> VehicleList:
+    """Vehicles from the highest risk down. The order is that of the moment each page is read."""
+    ranked = await running.store.vehicles_by_risk(limit, None if cursor is None else decode_cursor(cursor))
+    heads = await running.store.heads([vehicle.vehicle_id for vehicle in ranked])
+    return VehicleList(
+        vehicles=[
+            describe(running, vehicle.vehicle_id, head)
+            for vehicle, head in zip(ranked, heads, strict=True)
+            if head is not None
+        ],
+        next_cursor=encode_cursor(ranked[-1]) if len(ranked) == limit else None,
+    )
+
+
+@router.get("/v1/vehicles/{vehicle_id}", responses=problems(404, 422, 503), summary="One vehicle's status")
+async def get_vehicle(vehicle_id: VehicleIdPath, running: RunningDep) -> VehicleDetail:
+    """Where the vehicle stands: last sample, risk, alert phase, and what it costs in the store."""
+    head = (await running.store.heads([vehicle_id]))[0]
+    if head is None:
+        raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
+    vehicle = describe(running, vehicle_id, head)
+    return VehicleDetail(**vehicle.model_dump(), stored_bytes=await running.store.stored_bytes(vehicle_id, head))
+
+
+@router.get(
+    "/v1/vehicles/{vehicle_id}/state",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "the layout is documented in docs/state.md; ETag is the version of the state",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **problems(404, 422, 503),
+    },
+    summary="Export the recurrent state",
+)
+async def get_state(vehicle_id: VehicleIdPath, running: RunningDep) -> Response:
+    """The recurrent state as committed, with its header (fingerprint, shapes, epoch, seq, checksum)."""
+    stored = (await running.store.load([vehicle_id]))[0]
+    if stored is None:
+        raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
+    if stored.snapshot is None:
+        raise NoState(f"{vehicle_id} has no state: no sample was accepted in this session", vehicle_id=vehicle_id)
+    return Response(
+        stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)}
+    )
+
+
+def etag(vehicle_id: str, stored: Stored) -> str:
+    """The version of a stored state: epoch, seq and the commit's nonce."""
+    try:
+        snapshot = unpack_snapshot(stored.snapshot or b"")
+    except StateCodecError as error:
+        raise NoState(f"the stored state of {vehicle_id} is damaged: {error}", vehicle_id=vehicle_id) from error
+    return f'"{snapshot.epoch}-{snapshot.seq}-{stored.head[16:24].hex()}"'
+
+
+def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
+    """A head as the API shows it; one that another model wrote tells only its session."""
+    layout = running.engine.layout
+    try:
+        head = layout.unpack(data)[0]
+        current = bytes(head["fingerprint"]).hex() == layout.fingerprint
+    except ValueError:
+        head, current = layout.salvage(data)[0], False
+    ts_ms, seq = last_ts_ms(head), int(head["seq"])
+    phase = Phase(int(head["alert"]["phase"]))
+    return Vehicle(
+        vehicle_id=vehicle_id,
+        epoch=int(head["epoch"]),
+        seq=None if seq == NO_SEQ else seq,
+        samples=int(head["samples"]),
+        last_ts_ms=None if ts_ms < 0 else ts_ms,
+        risk=number_or_none(float(head["risk"])),
+        surprise=number_or_none(float(head["surprise"])),
+        phase="inactive" if phase is Phase.INACTIVE else "pending" if phase is Phase.PENDING else "firing",
+        warming_up=int(head["samples"]) <= running.engine.policy.warmup_samples,
+        position=position(head["preprocess"]["kalman"]),
+        current_model=current,
+    )
+
+
+def position(kalman: NDArray[np.void] | np.void) -> Position | None:
+    """The filter's estimate, or None before the first fix."""
+    if np.isnan(kalman["latitude"]):
+        return None
+    return Position(latitude=round(float(kalman["latitude"]), 6), longitude=round(float(kalman["longitude"]), 6))
+
+
+def encode_cursor(vehicle: Ranked) -> str:
+    """Where a page ended, opaque to callers."""
+    return base64.urlsafe_b64encode(f"{vehicle.risk!r} {vehicle.vehicle_id}".encode()).decode()
+
+
+def decode_cursor(cursor: str) -> Ranked:
+    """Inverse of `encode_cursor`.
+
+    Raises:
+        InvalidCursor: it did not come from there.
+    """
+    try:
+        risk, vehicle_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ", 1)
+        return Ranked(float(risk), vehicle_id)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidCursor("cursor: is not one that this list gave out") from error

@@ -1,0 +1,66 @@
+"""Every setting, its default and its meaning. Environment variables are EMBERWATCH_<NAME>."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.checkpoint import SHIPPED
+
+
+class Settings(BaseSettings):
+    """Raises pydantic's ValidationError, naming the setting, on a value that cannot work."""
+
+    model_config = SettingsConfigDict(env_prefix="EMBERWATCH_", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    allow_open_network: bool = Field(
+        default=False, description="listen on other than loopback although there are no API keys yet"
+    )
+    store: str = Field("embedded", description="'embedded' (a Valkey of our own) or a redis:// or unix:// URL")
+    data_dir: Path = Field(Path(".emberwatch/data"), description="where the embedded store keeps its append-only file")
+    partitions: int = Field(16, ge=1, le=16_384, description="fixed for a data set: vehicles are spread over so many")
+    store_timeout_s: float = Field(5.0, gt=0, description="longest wait for one store call, seconds")
+    checkpoint: Path = Field(SHIPPED, description="folder of the model")
+    backend: Literal["auto", "reference", "cuda"] = Field("auto", description="who computes the step")
+    slots: int = Field(1_024, ge=2, description="vehicles whose state is kept in memory; 278 kB each")
+    max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
+    max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")
+    max_queue: int = Field(8_192, ge=1, description="samples waiting for a batch before 429")
+    max_body_bytes: int = Field(4_194_304, ge=1_024, description="largest request body")
+    max_samples_per_request: int = Field(4_096, ge=1, description="largest array in one request")
+    max_future_skew_s: float = Field(300.0, ge=0, description="how far ahead of our clock a sample may be")
+    alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
+    resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")
+    alert_for_s: float = Field(60.0, ge=0, description="how long risk must stay high before an alert fires")
+    alert_keep_firing_s: float = Field(300.0, ge=0, description="how long risk must stay low before it resolves")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info")
+    log_format: Literal["json", "console"] = Field("json")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.slots <= self.max_batch_size:
+            raise ValueError(f"slots ({self.slots}) must exceed max_batch_size ({self.max_batch_size})")
+        if self.max_samples_per_request > self.max_queue:
+            raise ValueError(
+                f"max_samples_per_request ({self.max_samples_per_request}) must fit max_queue ({self.max_queue})"
+            )
+        if not self.allow_open_network and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is not loopback and there are no API keys: anybody could write. Put a proxy that "
+                "authenticates in front and set EMBERWATCH_ALLOW_OPEN_NETWORK=true, or listen on 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a service that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
