@@ -72,14 +72,7 @@ class Preprocessor:
             ts_ms: (batch,) epoch milliseconds, later than each vehicle's last sample.
             signals: (batch, n_signals) in wire order, NaN when absent; latitude and longitude both or neither.
         """
-        first = state["last_ts_ms"] == NEVER_MS
-        nominal_ms = 1000.0 * self.nominal_interval_s
-        elapsed_ms = np.where(first, nominal_ms, ts_ms - state["last_ts_ms"])
-        ratio = np.minimum(elapsed_ms / nominal_ms, MAX_RATIO)
-        state["last_ts_ms"] = ts_ms
-
-        values, present = self._channel_values(state["kalman"], elapsed_ms / 1000.0, signals)
-        values = np.where(self._per_interval, values / ratio[:, None], values)
+        ratio, values, present = self.observe(state, ts_ms, signals)
         fresh_z = advance_normaliser(state["normaliser"], self.prior, values, present)
         recent = self._holds & (state["held_ts_ms"] >= 0) & (ts_ms[:, None] - state["held_ts_ms"] <= HOLD_MS)
         z = np.where(present, fresh_z, np.where(recent, state["held_z"], 0.0))
@@ -90,10 +83,25 @@ class Preprocessor:
         inputs = np.concatenate((z, present, hour), axis=1, dtype=np.float32)
         return Features(inputs, ratio.astype(np.float32), z.astype(np.float32), present)
 
+    def observe(self, state: NDArray[np.void], ts_ms: Millis, signals: Floats) -> tuple[Floats, Floats, Bools]:
+        """The part of `advance` before z-scores, also in place.
+
+        Returns:
+            Elapsed-time ratios (batch,), channel values in their units (batch, n_channels) with 0 where absent, and
+            which are present.
+        """
+        first = state["last_ts_ms"] == NEVER_MS
+        nominal_ms = 1000.0 * self.nominal_interval_s
+        elapsed_ms = np.where(first, nominal_ms, ts_ms - state["last_ts_ms"])
+        ratio = np.minimum(elapsed_ms / nominal_ms, MAX_RATIO)
+        state["last_ts_ms"] = ts_ms
+        values, present = self._channel_values(state["kalman"], elapsed_ms / 1000.0, signals)
+        return ratio, np.where(self._per_interval, values / ratio[:, None], values), present
+
     def _channel_values(
         self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats
     ) -> tuple[Floats, Bools]:
-        """Channel values (batch, n_channels), 0 where absent, and which are present."""
+        """Channel values before they become rates."""
         motion = advance_kalman(
             kalman,
             elapsed_s,

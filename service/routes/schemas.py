@@ -213,7 +213,7 @@ class Problem(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "type": "https://github.com/emberwatch/emberwatch/blob/main/docs/errors.md#invalid-sample",
+                    "type": "urn:emberwatch:problem:invalid-sample",
                     "title": "Unprocessable Entity",
                     "status": 422,
                     "detail": "signals.speed: Input should be less than or equal to 100",

@@ -27,7 +27,7 @@ def random_drive(rng: np.random.Generator, n: int, length: int) -> tuple[NDArray
     signals = rng.normal(size=(n, length, len(SIGNALS))) * 10 + 30
     walk = np.cumsum(rng.normal(size=(n, length, 2)) * 3e-4, axis=1)
     walk[rng.random((n, length)) < 0.02] += 0.5  # glitches of 50 km
-    signals[..., :2] = walk + [48.1, 179.99]
+    signals[..., :2] = walk + np.array([48.1, 179.99])
     signals[..., SIGNAL["speed"]] = np.abs(signals[..., SIGNAL["speed"]])
     signals[rng.random(signals.shape) < 0.2] = np.nan
     no_fix = np.isnan(signals[..., :2]).any(axis=-1)

@@ -1,0 +1,48 @@
+# Everything runs in $(VENV), which the first target that needs it creates. Only Python 3.11+ and make are needed.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-gpu lint format bench clean prometheus
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## Create the environment
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## Run the service with a live simulated fleet; Ctrl-C stops it
+	@exec $(BIN)/emberwatch demo
+
+test: $(INSTALLED) prometheus  ## Run every test
+	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED)  ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(INSTALLED)  ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy kernels model service tests loadtest
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (about eight minutes)
+	$(BIN)/python loadtest/constant_cost.py --start-service
+
+prometheus:  # the scrape test runs a real one; without it that test is skipped, aloud
+	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+		|| echo "prometheus is not installed and cannot be: its test will be skipped (Debian: apt-get install prometheus)"
+
+clean:  ## Remove the environment and caches; the demo's data folder stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build

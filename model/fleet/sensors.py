@@ -1,0 +1,136 @@
+"""What the van's sensors make of the truth: noise, lag, rounding, and the troubles that are not thermal events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.channels import SIGNALS
+from model.fleet.depots import Depot, to_wgs84
+from model.fleet.jit import entry_point
+from model.fleet.limits import SAMPLE_PERIOD_S
+
+if TYPE_CHECKING:
+    from model.fleet.config import FleetConfig
+
+LATITUDE, LONGITUDE, ALTITUDE, SPEED, CHARGE, MOTOR, BRAKES, CURRENT, PACK, AMBIENT = (
+    SIGNALS.index(name)
+    for name in (
+        "latitude", "longitude", "altitude", "speed", "state_of_charge", "motor_temperature", "brake_events",
+        "pack_current", "pack_temperature", "ambient_temperature",
+    )
+)  # fmt: skip
+OPTIONAL = (CURRENT, PACK, AMBIENT)
+DAY = 86_400 // SAMPLE_PERIOD_S
+
+# Troubles per van and day.
+STUCK_PER_DAY = 0.02
+DRIFT_PER_DAY = 0.015
+GLITCHES_PER_DAY = 2.0
+NO_FIX_PER_DAY = 3.0
+ABSENT_PER_DAY = 0.3
+GAPS_PER_DAY = 1.5
+LONG_GAPS_PER_DAY = 0.03
+LOST_ROW_SHARE = 0.001
+
+Windows = list[tuple[int, int]]
+
+
+@entry_point
+def low_pass(values: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    """(n,) first-order lag; each step keeps the share `keep` of the last output."""
+    out = np.empty_like(values)
+    state = values[0]
+    for i in range(values.size):
+        state = keep * state + (1.0 - keep) * values[i]
+        out[i] = state
+    return out
+
+
+def lag(values: NDArray[np.float64], time_constant_s: float) -> NDArray[np.float64]:
+    """(n,) `values` seen through a sensor with this time constant."""
+    return low_pass(values, float(np.exp(-SAMPLE_PERIOD_S / time_constant_s)))
+
+
+def rounded(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """(n,) `values` to the nearest multiple of `step`."""
+    return np.round(values / step) * step
+
+
+def windows(n: int, per_day: float, shortest: int, longest: int, rng: np.random.Generator) -> Windows:
+    """Random [start, stop) spans of samples, `per_day` of them on average, log-uniform in length."""
+    count = int(rng.poisson(per_day * n / DAY))
+    starts = rng.integers(0, n, count)
+    lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest + 1), count)).astype(np.int64)
+    return [(int(a), int(min(a + b, n))) for a, b in zip(starts, lengths, strict=True)]
+
+
+def measure(
+    plant: NDArray[np.void], sun: NDArray[np.float64], depot: Depot, grid_rad: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(n, 10) signals in wire units and order from `plant` (n,) PLANT_TRACE, healthy sensors, nothing absent.
+
+    `grid_rad` turns the street grid against north. GPS noise is 3 m with a minute's memory plus 0.7 m of white noise.
+    """
+    n = plant.shape[0]
+    true = plant["temperatures_c"]
+    out = np.empty((n, len(SIGNALS)), np.float32)
+    noise = rng.standard_normal((6, n))
+    wander = [3.0 * 4.9 * lag(noise[axis], 60.0) + 0.7 * noise[axis + 3] for axis in range(3)]
+    x_m, y_m = plant["east_m"], plant["north_m"]
+    east_m = np.cos(grid_rad) * x_m - np.sin(grid_rad) * y_m + wander[0]
+    north_m = np.sin(grid_rad) * x_m + np.cos(grid_rad) * y_m + wander[1]
+    latitude, longitude = to_wgs84(depot, east_m, north_m)
+    out[:, LATITUDE], out[:, LONGITUDE] = latitude, longitude
+    out[:, ALTITUDE] = rounded(depot.altitude_m + plant["altitude_m"] + 1.6 * wander[2], 0.1)
+    out[:, SPEED] = rounded(plant["speed_mps"] * rng.normal(1.0, 0.006), 0.1 / 3.6)
+    step = float(rng.choice([0.1, 0.5]))
+    out[:, CHARGE] = np.clip(rounded(100.0 * plant["soc"] + rng.normal(0.0, 0.5), step), 0.0, 100.0)
+    winding = lag(np.ascontiguousarray(true[:, 4]), 20.0) + rng.normal(0.0, 1.0) + 0.3 * rng.standard_normal(n)
+    out[:, MOTOR] = rounded(winding, 1.0)
+    out[:, BRAKES] = plant["brakes"]
+    current = plant["current_a"] * rng.normal(1.0, 0.004) + rng.normal(0.0, 0.05)
+    out[:, CURRENT] = rounded(current + 0.1 * rng.standard_normal(n), 0.1)
+    # Thermistors sit between cells: the weakest module shows through only in part.
+    pack = lag(0.68 * true[:, 2] + 0.32 * true[:, 1], 60.0) + rng.normal(0.0, 0.5) + 0.1 * rng.standard_normal(n)
+    out[:, PACK] = rounded(pack, 0.5)
+    still = np.exp(-plant["speed_mps"] / 3.0)
+    soak = still * (2.5 * sun + 0.05 * np.maximum(true[:, 7] - true[:, 9], 0.0))
+    out[:, AMBIENT] = rounded(lag(true[:, 9] + soak, 300.0) + rng.normal(0.0, 0.4), 0.5)
+    return out
+
+
+def disturb(signals: NDArray[np.float32], config: FleetConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Spoil `signals` (n, 10) in place with sensor troubles; return (n,) the rows that reach the wire at all."""
+    n = signals.shape[0]
+    rate = config.sensor_trouble
+    for column in (MOTOR, PACK, AMBIENT):
+        for a, b in windows(n, rate * STUCK_PER_DAY, DAY // 24, DAY // 2, rng):
+            signals[a:b, column] = signals[a, column]
+        for a, b in windows(n, rate * DRIFT_PER_DAY, DAY // 12, DAY, rng):
+            slope_k = rng.uniform(0.2, 1.5) * (1 if rng.random() < 0.6 else -1) / 720
+            signals[a:b, column] += np.round(np.clip(slope_k * np.arange(b - a), -15, 15) * 2) / 2
+    for a, b in windows(n, rate * GLITCHES_PER_DAY, 1, 6, rng):
+        metres, bearing = np.exp(rng.uniform(np.log(60), np.log(4_000))), rng.uniform(0, 2 * np.pi)
+        signals[a:b, LATITUDE] += metres * np.cos(bearing) / 111_200
+        signals[a:b, LONGITUDE] += metres * np.sin(bearing) / 111_200 / np.cos(np.deg2rad(signals[a, LATITUDE]))
+        signals[a:b, ALTITUDE] += rng.normal(0, 40)
+    for a, b in windows(n, rate * NO_FIX_PER_DAY, 4, 180, rng):
+        signals[a:b, [LATITUDE, LONGITUDE, ALTITUDE]] = np.nan
+    for absent in (CHARGE, MOTOR, BRAKES, *OPTIONAL):
+        for a, b in windows(n, rate * ABSENT_PER_DAY, 1, 240, rng):
+            signals[a:b, absent] = np.nan
+    arrives = np.asarray(rng.random((n,)) >= min(1.0, rate * LOST_ROW_SHARE))
+    for a, b in windows(n, rate * GAPS_PER_DAY, 6, 360, rng) + windows(n, rate * LONG_GAPS_PER_DAY, 720, 4_320, rng):
+        arrives[a:b] = False
+    arrives[0] = True
+    return arrives
+
+
+def absent_channels(config: FleetConfig, rng: np.random.Generator) -> list[int]:
+    """Columns of the optional signals that this van does not have."""
+    return [
+        column for column, share in zip(OPTIONAL, config.missing_channel_share, strict=True) if rng.random() < share
+    ]

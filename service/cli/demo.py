@@ -1,0 +1,3 @@
+"""placeholder until the fleet simulator is in"""
+def demo() -> None:
+    """Demo."""

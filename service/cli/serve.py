@@ -1,0 +1,60 @@
+"""`emberwatch serve`: run the service."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from model.checkpoint import CheckpointError
+from service.app import create_app
+from service.cli.output import print_json, refusing
+from service.logs import configure_logs
+from service.settings import Settings
+
+GRACE_S = 30  # for the requests in hand when asked to stop
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    store: Annotated[str | None, typer.Option(help="'embedded', or a redis:// or unix:// URL.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded store.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, reference or cuda.")] = None,
+    *,
+    print_settings: Annotated[bool, typer.Option("--print-settings", help="Print every setting and exit.")] = False,
+) -> None:
+    """Run the service. Options override the environment (EMBERWATCH_*), which overrides the defaults."""
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "store": store,
+        "data_dir": data_dir,
+        "backend": backend,
+    }
+    with refusing(ValidationError, CheckpointError):
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+        if print_settings:
+            print_json(masked(settings))
+            return
+        configure_logs(settings.log_level, settings.log_format)
+        app = create_app(settings)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """Settings as plain data, the password of the store's URL hidden."""
+    data = settings.model_dump(mode="json")
+    scheme, at, rest = data["store"].rpartition("@")
+    if at:
+        user = scheme.rpartition("//")[2].partition(":")[0]
+        data["store"] = f"{scheme.partition('//')[0]}//{user}:***@{rest}"
+    return data
