@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from model.preprocess import Preprocessor, preprocess_sequence
 NOMINAL_INTERVAL_S = 5.0
 PRIOR_VANS = 24  # vans and samples from which the fleet prior is estimated
 PRIOR_SAMPLES = 17_280
+ARRAYS = ("inputs", "ratio", "z", "present", "label", "valid", "ts_ms")
+PADDING = {"ratio": 1.0}  # no time may pass as zero time: the scan divides by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,15 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def take(self, rows: Sequence[int]) -> "Sequences":
+        """These vans only, in this order."""
+        picked = {name: getattr(self, name)[list(rows)] for name in ARRAYS}
+        return Sequences(
+            **picked,
+            events_ms=tuple(self.events_ms[row] for row in rows),
+            faults=tuple(self.faults[row] for row in rows),
+        )
+
     @staticmethod
     def join(parts: Sequence["Sequences"]) -> "Sequences":
         """Vans of all parts, padded to the longest."""
@@ -43,14 +55,14 @@ class Sequences:
         def padded(name: str) -> NDArray[np.generic]:
             arrays = [getattr(part, name) for part in parts]
             shape = (sum(len(a) for a in arrays), length, *arrays[0].shape[2:])
-            joined = np.zeros(shape, arrays[0].dtype)
+            joined = np.full(shape, PADDING.get(name, 0), arrays[0].dtype)
             row = 0
             for a in arrays:
                 joined[row : row + len(a), : a.shape[1]] = a
                 row += len(a)
             return joined
 
-        fields = {name: padded(name) for name in ("inputs", "ratio", "z", "present", "label", "valid", "ts_ms")}
+        fields = {name: padded(name) for name in ARRAYS}
         return Sequences(
             **fields,  # type: ignore[arg-type]
             events_ms=tuple(events for part in parts for events in part.events_ms),
@@ -88,7 +100,8 @@ def build_sequences(
     build = partial(build_group, schema, prior, config)
     if len(groups) == 1:
         return build(groups[0])
-    with ProcessPoolExecutor(len(groups)) as pool:
+    # Spawned, not forked: torch and numba have threads by now, and a fork copies their locks as they happen to be.
+    with ProcessPoolExecutor(len(groups), mp_context=get_context("spawn")) as pool:
         return Sequences.join(list(pool.map(build, groups)))
 
 

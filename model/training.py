@@ -187,16 +187,22 @@ def run(config: TrainingConfig, out: Path, device: torch.device) -> dict[str, di
     torch.manual_seed(config.seed)
     fleet = FleetConfig(n_vehicles=config.vans, days=config.days, seed=config.seed)
     prior = fit_prior(VAN_SCHEMA, fleet)
+    logger.info("prior %s", prior)
     # Vehicle-disjoint: of every eight vans five train, one validates, two test.
-    split = {name: [v for v in range(config.vans) if v % 8 in places] for name, places in SPLIT.items()}
-    data = {name: build_sequences(VAN_SCHEMA, prior, fleet, vans, config.workers) for name, vans in split.items()}
-    logger.info("%s vans, prior %s", {name: len(part) for name, part in data.items()}, prior)
+    everything = build_sequences(VAN_SCHEMA, prior, fleet, range(config.vans), config.workers)
+    data = {
+        name: everything.take([van for van in range(config.vans) if van % 8 in places]) for name, places in SPLIT.items()
+    }
+    logger.info("vans %s", {name: len(part) for name, part in data.items()})
 
     network = RiskNetwork(MambaConfig(d_input=VAN_SCHEMA.d_input, n_channels=len(VAN_SCHEMA.channels)))
     train(network, data["train"], config, device)
     # Everything below is of the rounded weights, which are what is shipped.
     network.load_state_dict({name: tensor.half() for name, tensor in network.state_dict().items()})
+    # Saved before it is judged: what follows can be repeated, the training cannot.
+    save_checkpoint(Checkpoint(network.cpu(), VAN_SCHEMA, prior, Calibration()), out, dtype=torch.float16)
     calibration = calibrate(risk_logits(network, data["validation"], device), data["validation"], config)
+    logger.info("calibration %s", calibration)
     figures = {}
     for name in ("validation", "test"):
         risk = calibration.risk(risk_logits(network, data[name], device))

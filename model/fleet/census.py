@@ -1,6 +1,6 @@
 """Count what a fleet's labels look like: positive share, events and vans by fault.
 
-    python -m model.fleet.census --vehicles 240 --days 14 --seed 0
+python -m model.fleet.census --vehicles 240 --days 14 --seed 0
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def census(config: FleetConfig) -> dict[str, Group]:
         group.positive += int((trace.label & trace.valid).sum())
         group.causes.update(trace.event_causes)
         if sys.stderr.isatty():
-            print(f"\r{number + 1}/{config.n_vehicles} vans", end="", file=sys.stderr)
+            sys.stderr.write(f"\r{number + 1}/{config.n_vehicles} vans")
     return groups
 
 
@@ -50,9 +50,12 @@ def table(groups: dict[str, Group], seconds: float) -> str:
     positive = sum(group.positive for group in groups.values())
     valid = sum(group.valid for group in groups.values())
     samples = sum(group.samples for group in groups.values())
-    lines = [
+    summary = (
         f"{100 * positive / valid:.3f} % of valid instants positive, {100 * (1 - valid / samples):.3f} % within events, "
-        f"{samples:,} samples, {samples / seconds / 1e6:.2f} M samples/s",
+        f"{samples:,} samples, {samples / seconds / 1e6:.2f} M samples/s"
+    )
+    lines = [
+        summary,
         "",
         "| van | vans | with events | events by cause | positive, % | share of positives, % |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     groups = census(config)
     seconds = time.perf_counter() - began
-    print(json.dumps({k: asdict(g) for k, g in groups.items()}) if options.json else table(groups, seconds))
+    text = json.dumps({k: asdict(g) for k, g in groups.items()}) if options.json else table(groups, seconds)
+    sys.stdout.write(f"{text}\n")
     return 0
 
 

@@ -26,7 +26,7 @@ DAY_PLAN = np.dtype(
     ]
 )
 
-# name: (share of vans, stops per round, stem km, spacing m, area radius m, city m/s, highway m/s, fast charging days)
+# name: (share of vans, stops per round, stem km, spacing m, area radius m, city m/s, highway m/s, share that fast charges daily)
 PROFILES = {
     "parcel": (0.45, (90, 170), (4, 18), 480.0, 3_000.0, 12.0, 23.0, 0.5),
     "grocery": (0.25, (24, 44), (4, 18), 2_200.0, 6_000.0, 14.5, 25.0, 0.65),
@@ -43,7 +43,12 @@ def draw_day_plans(depot: Depot, start_ms: int, days: float, rng: np.random.Gene
     midnight_ms = local_day_start_ms(depot, start_ms)
     n_days = int(days + 2.0 / 24) + 2
     plan = np.zeros(n_days, DAY_PLAN)
+    # Habits: a van mostly does today what it did yesterday, so its past says something about its next hours.
     habitual_start_h = rng.uniform(5.5, 10.5)
+    habitual_stops, habitual_stem_km = rng.integers(*stops), rng.uniform(*stem_km)
+    habitual_payload_kg = rng.uniform(350.0, 1_250.0)
+    charges_on_the_road = rng.random() < fast_days
+    charge_after = rng.uniform(0.2, 0.6)  # share of the stops left when it does
     bearing = rng.uniform(0, 2 * np.pi)
     for i in range(n_days):
         weekday = ((midnight_ms + depot.utc_offset_ms) // DAY_MS + i + 3) % 7  # 1970-01-01 was a Thursday; 0 = Monday
@@ -53,15 +58,15 @@ def draw_day_plans(depot: Depot, start_ms: int, days: float, rng: np.random.Gene
             (midnight_ms - start_ms) / 1_000 + i * 86_400 + 3_600 * (habitual_start_h + rng.normal(0, 0.3))
         )
         day["home_s"] = day["depart_s"] + 3_600 * rng.uniform(7.0, 9.5)
-        day["stops"] = rng.integers(*stops)
-        bearing += rng.normal(0, 0.25)
-        stem_m = 1_000 * rng.uniform(*stem_km)
+        day["stops"] = round(habitual_stops * rng.uniform(0.85, 1.15))
+        bearing += rng.normal(0, 0.1)
+        stem_m = 1_000 * habitual_stem_km * rng.uniform(0.85, 1.15)
         day["area_x_m"], day["area_y_m"] = stem_m * np.cos(bearing), stem_m * np.sin(bearing)
         day["area_radius_m"], day["spacing_m"] = radius, spacing * rng.uniform(0.8, 1.25)
         day["city_mps"], day["highway_mps"] = city, highway * rng.uniform(0.92, 1.12)
-        day["payload_kg"] = rng.uniform(250.0, 1_350.0)
+        day["payload_kg"] = habitual_payload_kg * rng.uniform(0.7, 1.2)
         day["trailer_kg"] = rng.uniform(600.0, 1_700.0) if rng.random() < 0.03 else 0.0
-        fast = rng.random() < fast_days
-        day["fast_charge_at"] = int(day["stops"] * rng.uniform(0.2, 0.6)) if fast else -1
+        fast = rng.random() < (0.9 if charges_on_the_road else 0.04)
+        day["fast_charge_at"] = int(day["stops"] * charge_after * rng.uniform(0.85, 1.15)) if fast else -1
         day["charge_to"] = 1.0 if rng.random() < 0.5 else rng.uniform(0.8, 0.95)
     return plan

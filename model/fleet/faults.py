@@ -23,9 +23,9 @@ FAULT_KINDS = (
 FAILING_PUMP, COOLANT_LEAK, BLOCKED_RADIATOR, FAN_STUCK, MODULE_RESISTANCE, INTERNAL_SHORT, CHILLER_FAILURE = range(7)
 
 # Hours from first trace of the fault to its full severity: (shortest, longest), drawn log-uniformly.
-RAMP_H = ((12.0, 96.0), (12.0, 120.0), (24.0, 120.0), (0.5, 8.0), (48.0, 220.0), (36.0, 180.0), (2.0, 48.0))
+RAMP_H = ((12.0, 84.0), (12.0, 96.0), (18.0, 84.0), (0.5, 8.0), (48.0, 220.0), (36.0, 180.0), (2.0, 48.0))
 # Hours between the first event and the workshop.
-REPAIR_H = (18.0, 90.0)
+REPAIR_H = (24.0, 120.0)
 
 
 class FaultPlan(NamedTuple):
@@ -81,15 +81,15 @@ def impairment_at(plan: FaultPlan, t_s: float, repaired: bool) -> Impairment:
         flow = 1.0 - 0.97 * grown
     elif plan.kind == COOLANT_LEAK:
         coolant = 1.0 - 0.7 * grown  # the pump sucks air only once the expansion tank is empty
-        flow = 1.0 - 0.97 * max(0.0, (grown - 0.3) / 0.7)
+        flow = 1.0 - 0.97 * max(0.0, (grown - 0.2) / 0.8)
     elif plan.kind == BLOCKED_RADIATOR:
-        radiator = 1.0 - 0.93 * grown
+        radiator = 1.0 - 0.97 * grown
     elif plan.kind == FAN_STUCK:
         fan = 1.0 - grown
     elif plan.kind == MODULE_RESISTANCE:
-        module_resistance = 1.0 + 8.0 * grown
+        module_resistance = 1.0 + 10.0 * grown
     elif plan.kind == INTERNAL_SHORT:
-        short_w = 95.0 * grown
+        short_w = 105.0 * grown
     else:
         chiller = 1.0 - grown
     return Impairment(flow, coolant, radiator, fan, chiller, module_resistance, short_w)

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares, minimize
 
 from model.fleet.battery import resistance_factor
 from model.fleet.jit import entry_point
-from model.fleet.recorded import Recording, Series
+from model.fleet.recorded import PackRecording, Series
 from model.fleet.thermal import relax
 
 CHARGE_KNOTS = np.linspace(0.0, 1.0, 11)
@@ -93,7 +93,7 @@ def pack_temperature(
     return out
 
 
-def predict(trip: Recording, circuit: Circuit, heat: HeatBalance, start: int = 0) -> Series:
+def predict(trip: PackRecording, circuit: Circuit, heat: HeatBalance, start: int = 0) -> Series:
     """(n - start,) modelled temperature of `trip` from row `start` on, given its temperature there only."""
     part = slice(start, None)
     return pack_temperature(
@@ -112,10 +112,10 @@ def predict(trip: Recording, circuit: Circuit, heat: HeatBalance, start: int = 0
 def hat_weights(charge: Series) -> NDArray[np.float64]:
     """(n, 11) weights of linear interpolation between CHARGE_KNOTS."""
     distance = np.abs(charge[:, None] - CHARGE_KNOTS[None, :]) / (CHARGE_KNOTS[1] - CHARGE_KNOTS[0])
-    return np.clip(1.0 - distance, 0.0, 1.0)
+    return np.asarray(np.clip(1.0 - distance, 0.0, 1.0), np.float64)
 
 
-def _voltage_problem(trips: Sequence[Recording], circuit: Circuit) -> tuple[NDArray[np.float64], Series]:
+def _voltage_problem(trips: Sequence[PackRecording], circuit: Circuit) -> tuple[NDArray[np.float64], Series]:
     rows = []
     for trip in trips:
         fast, slow = polarisation_v(trip.current_a, trip.charge, trip.temperature_c, circuit, trip.period_s)
@@ -123,7 +123,7 @@ def _voltage_problem(trips: Sequence[Recording], circuit: Circuit) -> tuple[NDAr
     return np.concatenate(rows), np.concatenate([trip.voltage_v for trip in trips])
 
 
-def fit_circuit(trips: Sequence[Recording], activation_k: float | None = None) -> CircuitFit:
+def fit_circuit(trips: Sequence[PackRecording], activation_k: float | None = None) -> CircuitFit:
     """Fit the circuit to measured voltages; `activation_k` fixes the temperature dependence where data cannot tell it."""
 
     def solve(nonlinear: NDArray[np.float64]) -> tuple[float, CircuitFit]:
@@ -136,16 +136,21 @@ def fit_circuit(trips: Sequence[Recording], activation_k: float | None = None) -
         full = np.concatenate((matrix, bridge))
         target = np.concatenate((volts, np.zeros(len(bridge))))
         weights = np.linalg.lstsq(full, target, rcond=None)[0]
-        circuit = Circuit(max(weights[11], 1e-6), max(weights[12], 1e-6), slow_s, activation)
-        return float(np.mean((matrix @ weights - volts) ** 2)), CircuitFit(circuit, weights[:11])
+        circuit = Circuit(max(float(weights[11]), 1e-6), max(float(weights[12]), 1e-6), slow_s, activation)
+        return float(np.mean((matrix @ weights - volts) ** 2)), CircuitFit(
+            circuit, np.asarray(weights[:11], np.float64)
+        )
 
     best = minimize(
-        lambda x: solve(x)[0], np.array([np.log(60.0), 2.5]), method="Nelder-Mead", options={"xatol": 0.02, "maxiter": 80}
+        lambda x: solve(x)[0],
+        np.array([np.log(60.0), 2.5]),
+        method="Nelder-Mead",
+        options={"xatol": 0.02, "maxiter": 80},
     )
     return solve(best.x)[1]
 
 
-def voltage_error(trip: Recording, fit: CircuitFit) -> Series:
+def voltage_error(trip: PackRecording, fit: CircuitFit) -> Series:
     """(n,) modelled minus measured volts."""
     matrix, volts = _voltage_problem([trip], fit.circuit)
     weights = np.concatenate((fit.open_circuit_v, [fit.circuit.resistance_ohm, fit.circuit.polarisation_ohm]))
@@ -153,7 +158,11 @@ def voltage_error(trip: Recording, fit: CircuitFit) -> Series:
 
 
 def fit_heat(
-    trips: Sequence[Recording], circuit: Circuit, first: HeatBalance, free: Sequence[str], starts: Sequence[int] = ()
+    trips: Sequence[PackRecording],
+    circuit: Circuit,
+    first: HeatBalance,
+    free: Sequence[str],
+    starts: Sequence[int] = (),
 ) -> HeatBalance:
     """Fit the `free` fields of `first` to the measured temperatures; every trip weighs the same."""
     scale = np.array([getattr(first, name) for name in free])

@@ -93,8 +93,8 @@ def measure(
     out[:, BRAKES] = plant["brakes"]
     current = plant["current_a"] * rng.normal(1.0, 0.004) + rng.normal(0.0, 0.05)
     out[:, CURRENT] = rounded(current + 0.1 * rng.standard_normal(n), 0.1)
-    # Thermistors sit between cells: the weakest module shows through only in part.
-    pack = lag(0.68 * true[:, 2] + 0.32 * true[:, 1], 60.0) + rng.normal(0.0, 0.5) + 0.1 * rng.standard_normal(n)
+    # The hottest thermistor is reported, and it sits between cells: the weakest module shows through in part.
+    pack = lag(0.35 * true[:, 2] + 0.65 * true[:, 1], 60.0) + rng.normal(0.0, 0.5) + 0.1 * rng.standard_normal(n)
     out[:, PACK] = rounded(pack, 0.5)
     still = np.exp(-plant["speed_mps"] / 3.0)
     soak = still * (2.5 * sun + 0.05 * np.maximum(true[:, 7] - true[:, 9], 0.0))

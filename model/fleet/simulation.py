@@ -92,8 +92,10 @@ def _run(
     round_state = np.zeros(1, ROUND_STATE)
     round_state["light_m"] = 300.0
     thermal_state = np.zeros(1, THERMAL_STATE)
-    for name in THERMAL_STATE.names or ():
-        thermal_state[name] = 0.0 if name in ("core_rise", "chilling") else ambient_c[0] + 2.0
+    for name in ("winding", "case", "inverter", "drive_coolant", "cabin"):
+        thermal_state[name] = ambient_c[0] + 2.0
+    for name in ("module", "pack", "battery_coolant"):  # too heavy to follow day and night
+        thermal_state[name] = ambient_c[: 86_400 // SAMPLE_PERIOD_S].mean() + 2.0
     local_s = (config.start_ms - local_day_start_ms(depot, config.start_ms)) / 1_000
     out = np.zeros(ambient_c.size, PLANT_TRACE)
     run_plant(

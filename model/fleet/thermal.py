@@ -15,9 +15,9 @@ from model.fleet.jit import compiled
 from model.fleet.vehicle import N_MODULES, VanParameters
 
 COOLANT_J_PER_K = 14_000.0  # four litres of glycol mixture, either loop
-INVERTER_J_PER_K = 4_500.0
+INVERTER_J_PER_K = 20_000.0  # with its cold plate
 CABIN_J_PER_K = 90_000.0
-CORE_S = 150.0  # a cell's core follows its heat with this time constant
+CORE_S = 400.0  # a cell's core follows its heat with this time constant
 CHILLER_COP = 2.2
 
 THERMAL_STATE = np.dtype(
@@ -134,17 +134,17 @@ def drive_step(
     """Advance winding, motor case, inverter and drive coolant."""
     flow = left.flow**0.8 if air.awake else 0.02
     fan = left.fan * min(1.0, max(0.0, (s.drive_coolant - 48.0) / 12.0)) if air.awake else 0.0
-    draught = min(1.0, 0.04 + 0.75 * fan + 0.018 * air.speed_mps)
+    draught = min(1.0, 0.04 + 0.75 * fan + 0.013 * air.speed_mps)
     radiator = p.radiator_w_per_k * draught * left.radiator * min(1.0, 1.3 * flow) + 1.5
     case_coolant = p.case_coolant_w_per_k * flow
-    case_air = 3.0 + 0.2 * air.speed_mps
-    inverter_coolant = 110.0 * flow + 1.5
+    case_air = 3.5 + 0.04 * air.speed_mps
+    inverter_coolant = 100.0 * flow + 1.5
     winding_link = p.winding_case_w_per_k
     winding = relax(s.winding, p.winding_j_per_k, winding_w, winding_link, winding_link * s.case, dt_s)
     pull = winding_link * s.winding + case_coolant * s.drive_coolant + case_air * air.ambient_c
     case = relax(s.case, p.case_j_per_k, iron_w, winding_link + case_coolant + case_air, pull, dt_s)
-    link = inverter_coolant + 2.0
-    pull = inverter_coolant * s.drive_coolant + 2.0 * air.ambient_c
+    link = inverter_coolant + 6.0
+    pull = inverter_coolant * s.drive_coolant + 6.0 * air.ambient_c
     inverter = relax(s.inverter, INVERTER_J_PER_K, inverter_w, link, pull, dt_s)
     link = case_coolant + inverter_coolant + radiator
     pull = case_coolant * s.case + inverter_coolant * s.inverter + radiator * air.ambient_c

@@ -1,5 +1,6 @@
 """`emberwatch serve`: run the service."""
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,9 @@ def serve(
             return
         configure_logs(settings.log_level, settings.log_format)
         app = create_app(settings)
+    # uvicorn raises the signal that stopped it once more when it is done; a clean stop is exit code 0 all the same.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         app,
         host=settings.host,

@@ -9,6 +9,11 @@ from service.verdict import Answer, Status
 VehicleId = str
 
 
+def example(value: dict[str, Any]) -> ConfigDict:
+    """The model configuration that shows `value` in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 class Item(BaseModel):
     """The answer to one sample."""
 
@@ -46,19 +51,15 @@ class Summary(BaseModel):
     rejected: int
     items: list[Item]
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "applied": 1,
-                    "duplicate": 0,
-                    "rejected": 1,
-                    "items": [
-                        {"i": 0, "status": "applied", "seq": 7, "risk": 0.0021, "surprise": 0.4, "phase": "inactive"},
-                        {"i": 1, "status": "late", "seq": 3, "reason": "seq 3 comes after seq 7 was accepted"},
-                    ],
-                }
-            ]
+    model_config = example(
+        {
+            "applied": 1,
+            "duplicate": 0,
+            "rejected": 1,
+            "items": [
+                {"i": 0, "status": "applied", "seq": 7, "risk": 0.0021, "surprise": 0.4, "phase": "inactive"},
+                {"i": 1, "status": "late", "seq": 3, "reason": "seq 3 comes after seq 7 was accepted"},
+            ],
         }
     )
 
@@ -69,7 +70,7 @@ class Session(BaseModel):
     vehicle_id: VehicleId
     epoch: int
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"vehicle_id": "van-1", "epoch": 2}]})
+    model_config = example({"vehicle_id": "van-1", "epoch": 2})
 
 
 class Position(BaseModel):
@@ -77,6 +78,37 @@ class Position(BaseModel):
 
     latitude: float
     longitude: float
+
+
+VEHICLE_EXAMPLE: dict[str, Any] = {
+    "vehicle_id": "van-1",
+    "epoch": 1,
+    "seq": 963,
+    "samples": 964,
+    "last_ts_ms": 1751261600029,
+    "risk": 0.0021,
+    "surprise": 0.3,
+    "phase": "inactive",
+    "warming_up": False,
+    "position": {"latitude": 34.1529, "longitude": -118.816},
+    "current_model": True,
+}
+ALERT_EXAMPLE: dict[str, Any] = {
+    "id": "9f2c1a0b4d5e6f70",
+    "vehicle_id": "van-1",
+    "rule": "thermal_risk",
+    "phase": "firing",
+    "risk": 0.71,
+    "threshold": 0.35,
+    "horizon_s": 7200.0,
+    "first_crossed_ms": 1751261600029,
+    "fired_ms": 1751261660029,
+    "updated_ms": 1751261660029,
+    "position": {"latitude": 34.1529, "longitude": -118.816},
+    "epoch": 1,
+    "seq": 963,
+    "fingerprint": "0f3a5c7e9b1d2f4a6c8e0b1d3f5a7c9e",
+}
 
 
 class Vehicle(BaseModel):
@@ -94,25 +126,7 @@ class Vehicle(BaseModel):
     position: Position | None
     current_model: bool = Field(description="false until the next sample after a change of model: the state is old")
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "vehicle_id": "van-1",
-                    "epoch": 1,
-                    "seq": 963,
-                    "samples": 964,
-                    "last_ts_ms": 1751261600029,
-                    "risk": 0.0021,
-                    "surprise": 0.3,
-                    "phase": "inactive",
-                    "warming_up": False,
-                    "position": {"latitude": 34.1529, "longitude": -118.816},
-                    "current_model": True,
-                }
-            ]
-        }
-    )
+    model_config = example(VEHICLE_EXAMPLE)
 
 
 class VehicleDetail(Vehicle):
@@ -120,12 +134,16 @@ class VehicleDetail(Vehicle):
 
     stored_bytes: int = Field(description="memory that the store spends on its head and state")
 
+    model_config = example(VEHICLE_EXAMPLE | {"stored_bytes": 277968})
+
 
 class VehicleList(BaseModel):
     """A page of vehicles, highest risk first."""
 
     vehicles: list[Vehicle]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
+
+    model_config = example({"vehicles": [VEHICLE_EXAMPLE], "next_cursor": None})
 
 
 class Alert(BaseModel):
@@ -146,34 +164,15 @@ class Alert(BaseModel):
     seq: int
     fingerprint: str
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "9f2c1a0b4d5e6f70",
-                    "vehicle_id": "van-1",
-                    "rule": "thermal_risk",
-                    "phase": "firing",
-                    "risk": 0.71,
-                    "threshold": 0.35,
-                    "horizon_s": 7200.0,
-                    "first_crossed_ms": 1751261600029,
-                    "fired_ms": 1751261660029,
-                    "updated_ms": 1751261660029,
-                    "position": {"latitude": 34.1529, "longitude": -118.816},
-                    "epoch": 1,
-                    "seq": 963,
-                    "fingerprint": "0f3a5c7e9b1d2f4a6c8e0b1d3f5a7c9e",
-                }
-            ]
-        }
-    )
+    model_config = example(ALERT_EXAMPLE)
 
 
 class AlertList(BaseModel):
     """Alerts, the latest change first."""
 
     alerts: list[Alert]
+
+    model_config = example({"alerts": [ALERT_EXAMPLE]})
 
 
 class ModelInfo(BaseModel):

@@ -93,21 +93,20 @@ def test_time_moves_in_whole_sample_periods() -> None:
 
 
 def test_charge_falls_as_current_flows(clean: list[VehicleTrace]) -> None:
-    """Between any two instants the state of charge changes by the integral of the current over one capacity."""
+    """Over any hour the state of charge changes by the integral of the current over one and the same capacity."""
     for trace in clean:
         charge_ah = np.cumsum(signal(trace, "pack_current")) * 5 / 3_600
         soc = signal(trace, "state_of_charge")
-        inside = soc < 99.0
-        slope, offset = np.polyfit(charge_ah[inside], soc[inside], 1)
-        assert 50 < -100 / slope < 250, "capacity in Ah"
-        assert np.abs(soc - slope * charge_ah - offset)[inside].max() < 6.0
         hour = 720
-        dq, ds = charge_ah[hour:] - charge_ah[:-hour], soc[hour:] - soc[:-hour]
-        assert np.abs(ds - slope * dq)[inside[hour:] & inside[:-hour]].max() < 1.5
+        inside = (soc[hour:] < 99.0) & (soc[:-hour] < 99.0)
+        drawn_ah, lost = (charge_ah[hour:] - charge_ah[:-hour])[inside], (soc[:-hour] - soc[hour:])[inside]
+        slope = (drawn_ah @ lost) / (drawn_ah @ drawn_ah)
+        assert 50 < 100 / slope < 250, "capacity in Ah"
+        assert np.abs(lost - slope * drawn_ah).max() < 1.2
 
 
 def test_a_parked_van_cools_to_its_surroundings(clean: list[VehicleTrace]) -> None:
-    """After six hours of standing, motor and inverter are within 8 K of the air around them."""
+    """After six hours of standing, motor and inverter are within 10 K of the air around them."""
     checked = 0
     for trace in clean:
         rest = 6 * 720
@@ -115,7 +114,7 @@ def test_a_parked_van_cools_to_its_surroundings(clean: list[VehicleTrace]) -> No
         quiet = np.flatnonzero(moving[rest:] == moving[:-rest]) + rest - 1
         air = truth(trace, "ambient")[quiet]
         for part in ("motor_winding", "inverter", "drive_coolant"):
-            assert np.abs(truth(trace, part)[quiet] - air).max(initial=0.0) < 8.0
+            assert np.abs(truth(trace, part)[quiet] - air).max(initial=0.0) < 10.0
         checked += quiet.size
     assert checked > 1_000
 
@@ -147,7 +146,7 @@ def test_true_positions_are_in_several_time_zones() -> None:
 def test_label_is_an_event_start_within_two_hours() -> None:
     """Label and validity equal a brute-force reading of their definition, also across lost rows."""
     config = FleetConfig(
-        n_vehicles=6, days=3.0, seed=2, faulty_share=1.0, fault_kinds=("internal_short",), fault_ramp_scale=0.1
+        n_vehicles=10, days=3.0, seed=2, faulty_share=1.0, fault_kinds=("module_resistance",), fault_ramp_scale=0.1
     )
     positives = 0
     for trace in simulate(config):
