@@ -146,15 +146,14 @@ def update(state: NDArray[np.void], axes: slice, measured: Floats, variance: Flo
     fresh_covariance[..., 1, 1] = INITIAL_RATE_VARIANCE[axes]
 
     use_, restart_ = use[..., None], restart[..., None]
-    state["mean"][:, axes] = np.where(
-        restart_, fresh_mean, np.where(use_, posterior_mean.reshape(mean.shape), mean)
-    )
+    state["mean"][:, axes] = np.where(restart_, fresh_mean, np.where(use_, posterior_mean.reshape(mean.shape), mean))
     state["covariance"][:, axes] = np.where(
         restart_[..., None], fresh_covariance, np.where(use_[..., None], posterior_covariance, covariance)
     )
     state["ready"][:, axes] = ready | restart
     state["rejects"][:, axes] = np.where(present, np.where(use | restart, 0, rejects + 1), rejects)
-    return use | restart
+    accepted: Bools = use | restart
+    return accepted
 
 
 def displacement(state: NDArray[np.void], position: Floats) -> Floats:

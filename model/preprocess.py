@@ -98,9 +98,7 @@ class Preprocessor:
         values, present = self._channel_values(state["kalman"], elapsed_ms / 1000.0, signals)
         return ratio, np.where(self._per_interval, values / ratio[:, None], values), present
 
-    def _channel_values(
-        self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats
-    ) -> tuple[Floats, Bools]:
+    def _channel_values(self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats) -> tuple[Floats, Bools]:
         """Channel values before they become rates."""
         motion = advance_kalman(
             kalman,

@@ -29,9 +29,7 @@ class Waiting:
 class MicroBatcher:
     """Gathers samples into batches for `apply` and hands each sender its own answers."""
 
-    def __init__(
-        self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge
-    ) -> None:
+    def __init__(self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge) -> None:
         self._apply = apply
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s

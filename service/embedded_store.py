@@ -71,7 +71,7 @@ class EmbeddedStore:
                 server.shutdown(nosave=True)  # the append-only file is flushed; there is no other persistence
         except ValkeyError as error:
             logger.warning("embedded store was gone before it was stopped", reason=str(error))
-        server.close()
+        server.connection_pool.disconnect()
         for _ in range(STOP_POLLS):
             if not socket_answers(self._registry):
                 return

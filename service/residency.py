@@ -20,9 +20,7 @@ FIRST_SLOT = 1  # slot 0 is the pool's dummy
 class Residency:
     """Vehicle to slot, least recently used first; heads by slot as one structured array."""
 
-    def __init__(
-        self, n_slots: int, layout: HeadLayout, runtime: ModelRuntime, store: Store, metrics: Metrics
-    ) -> None:
+    def __init__(self, n_slots: int, layout: HeadLayout, runtime: ModelRuntime, store: Store, metrics: Metrics) -> None:
         self.heads: Heads = np.zeros(n_slots, layout.dtype)
         self._layout = layout
         self._runtime = runtime

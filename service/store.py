@@ -182,9 +182,7 @@ class Store:
     async def versions(self, vehicle_ids: Sequence[str]) -> list[bytes]:
         """The version of each vehicle as it is now."""
         async with self._timed("versions"):
-            return await self._pipeline(
-                [("GETRANGE", self._head_key(v), 0, VERSION_BYTES - 1) for v in vehicle_ids]
-            )
+            return await self._pipeline([("GETRANGE", self._head_key(v), 0, VERSION_BYTES - 1) for v in vehicle_ids])
 
     async def commit(self, commits: Sequence[Commit]) -> list[int]:
         """Commit each vehicle on its own, all in one round trip; an Outcome for each."""
@@ -196,8 +194,7 @@ class Store:
             if key is not None and commit.snapshot is not None:
                 commands.append(("SET", key, commit.snapshot, "EX", ORPHAN_EXPIRY_S))
         commands += [
-            self._commit_command(partition, [commits[i] for i in members])
-            for partition, members in groups.items()
+            self._commit_command(partition, [commits[i] for i in members]) for partition, members in groups.items()
         ]
         async with self._timed("commit"):
             replies = await self._pipeline(commands)
@@ -207,9 +204,7 @@ class Store:
                 outcomes[i] = outcome
         return outcomes
 
-    def _commit_command(
-        self, partition: int, commits: Iterable[Commit]
-    ) -> tuple[Any, ...]:
+    def _commit_command(self, partition: int, commits: Iterable[Commit]) -> tuple[Any, ...]:
         tag = f"{{ew:{partition}}}"
         keys: list[str] = [f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions"]
         args: list[Any] = [TRANSITIONS_KEPT]
@@ -225,9 +220,7 @@ class Store:
     async def vehicles_by_risk(self, limit: int, after: Ranked | None) -> list[Ranked]:
         """The next `limit` vehicles from the highest risk down, those that come after `after`."""
         async with self._timed("list"):
-            parts = await asyncio.gather(
-                *(self._partition_by_risk(p, limit, after) for p in range(self._partitions))
-            )
+            parts = await asyncio.gather(*(self._partition_by_risk(p, limit, after) for p in range(self._partitions)))
         merged = sorted((v for part in parts for v in part), key=rank, reverse=True)
         return merged[:limit]
 

@@ -5,7 +5,6 @@ The signals are the checkpoint's, so the pydantic model of a sample is made when
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -104,12 +103,13 @@ def latitude_with_longitude(signals: BaseModel) -> BaseModel:
 def sample_model(schema: ChannelSchema) -> type[BaseModel]:
     """The pydantic model of one sample with this schema's signals."""
     strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    both: Callable[..., Any] = model_validator(mode="after")(latitude_with_longitude)  # type: ignore[arg-type]
+    both: Any = model_validator(mode="after")(latitude_with_longitude)
+    fields: dict[str, Any] = {signal.name: signal_field(signal) for signal in schema.signals}
     signals = create_model(
         "Signals",
         __config__=strict,
         __validators__={"latitude_with_longitude": both},
-        **{signal.name: signal_field(signal) for signal in schema.signals},
+        **fields,
     )
     time = Annotated[
         int,

@@ -217,9 +217,7 @@ class Problem(BaseModel):
                     "status": 422,
                     "detail": "signals.speed: Input should be less than or equal to 100",
                     "verdict": "invalid",
-                    "errors": [
-                        {"field": "signals.speed", "reason": "Input should be less than or equal to 100"}
-                    ],
+                    "errors": [{"field": "signals.speed", "reason": "Input should be less than or equal to 100"}],
                 }
             ]
         },

@@ -88,9 +88,7 @@ async def get_state(vehicle_id: VehicleIdPath, running: RunningDep) -> Response:
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
     if stored.snapshot is None:
         raise NoState(f"{vehicle_id} has no state: no sample was accepted in this session", vehicle_id=vehicle_id)
-    return Response(
-        stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)}
-    )
+    return Response(stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)})
 
 
 def etag(vehicle_id: str, stored: Stored) -> str:

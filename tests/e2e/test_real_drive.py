@@ -40,7 +40,11 @@ def replay(service: ServiceProcess, drive: Path, vehicle: str) -> dict[str, Any]
 def counts(service: ServiceProcess) -> dict[str, float]:
     """samples_total by status."""
     text = httpx.get(f"{service.url}/metrics").text
-    return {s: float(v) for s, v in re.findall(r'^emberwatch_samples_total\{status="(\w+)"\} (\S+)$', text, re.M) if float(v)}
+    return {
+        s: float(v)
+        for s, v in re.findall(r'^emberwatch_samples_total\{status="(\w+)"\} (\S+)$', text, re.MULTILINE)
+        if float(v)
+    }
 
 
 def ssm_state(service: ServiceProcess, vehicle: str) -> np.ndarray:
@@ -138,7 +142,7 @@ def stream_until_cut(service: ServiceProcess, drive: Path, cut_after: int, cut: 
 def test_killing_the_service_in_mid_replay_loses_and_doubles_nothing(
     drive: Path, tmp_path: Path, undisturbed: np.ndarray, cut_after: int
 ) -> None:
-    """kill -9, restart, replay from the start: what was acknowledged is a duplicate, the final state is undisturbed."""
+    """Kill -9, restart, replay from the start: what was acknowledged is a duplicate, the final state is undisturbed."""
     service = ServiceProcess(tmp_path).start()
     try:
         acknowledged = stream_until_cut(service, drive, cut_after, service.kill)
@@ -158,7 +162,7 @@ def test_killing_the_service_in_mid_replay_loses_and_doubles_nothing(
 def test_killing_the_store_in_mid_replay_loses_and_doubles_nothing(
     drive: Path, tmp_path: Path, undisturbed: np.ndarray, cut_after: int
 ) -> None:
-    """kill -9 of the store under a running service, restart, replay from the start: the same final state."""
+    """Kill -9 of the store under a running service, restart, replay from the start: the same final state."""
     valkey = ValkeyProcess(tmp_path).start()
     service = ServiceProcess(tmp_path, store=valkey.url).start()
     try:

@@ -24,7 +24,7 @@ def random_weights(config: MambaConfig) -> NetworkWeights:
     """Weights of a plausible size: activations stay near one, step sizes in Mamba's range."""
 
     def matrix(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, dtype=torch.float64) * shape[-1] ** -0.5
+        return torch.randn(*shape, dtype=torch.float64).mul(shape[-1] ** -0.5)
 
     def block() -> BlockWeights:
         d = config.d_inner
@@ -51,8 +51,6 @@ def random_weights(config: MambaConfig) -> NetworkWeights:
         forecast_head=matrix(2 * config.n_channels, config.d_model),
         forecast_head_bias=torch.zeros(2 * config.n_channels, dtype=torch.float64),
     )
-
-
 
 
 @pytest.fixture

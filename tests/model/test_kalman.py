@@ -70,7 +70,7 @@ def test_a_glitch_is_gated_out_and_a_real_jump_is_believed() -> None:
 
 def test_wire_speed_is_preferred_and_its_rate_is_acceleration() -> None:
     """A speed signal that rises by 1 m/s every second reads as 1 m/s^2, with or without a fix."""
-    speed = 2.0 + 5.0 * np.arange(20)
+    speed = np.linspace(2.0, 97.0, 20)
     motions, _ = drive(np.full((20, 2), np.nan), speed=speed)
     assert motions[-1].values[0, 0] == pytest.approx(speed[-1], abs=1.0)
     assert motions[-1].values[0, 1] == pytest.approx(1.0, abs=0.1)

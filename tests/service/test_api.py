@@ -180,7 +180,9 @@ def test_openapi_describes_every_call_with_examples(http: httpx.Client) -> None:
                 properties = schemas.get(name, {}).get("properties", {})
                 shown = shown or all("default" in p or "const" in p or p.get("examples") for p in properties.values())
                 assert shown, f"{method} {path} {code} has no example"
-    body = document["paths"]["/v1/vehicles/{vehicle_id}/telemetry"]["post"]["requestBody"]["content"]["application/json"]
+    body = document["paths"]["/v1/vehicles/{vehicle_id}/telemetry"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]
     assert set(body["examples"]) == {"one", "array"}
     assert "(degC)" in str(body["schema"])
 

@@ -74,9 +74,7 @@ INVALID: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_values_are_named(
-    name: str, http: httpx.Client, vehicle: str, untouched: Callable[[], None]
-) -> None:
+def test_invalid_values_are_named(name: str, http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """422 with the path of the field and the reason; the vehicle stays as it was."""
     data, field, reason = INVALID[name]
     document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 422)
@@ -156,9 +154,7 @@ def test_time_running_backwards_is_late(http: httpx.Client, vehicle: str, untouc
     untouched()
 
 
-def test_an_old_timestamp_without_seq_is_late(
-    http: httpx.Client, vehicle: str, untouched: Callable[[], None]
-) -> None:
+def test_an_old_timestamp_without_seq_is_late(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """Without seq the ts is the identity; one that was never accepted and is not new is late."""
     unnumbered = {"ts": START_MS + 42_000, "signals": {"speed": 1.0}}
     document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=unnumbered), 409)

@@ -162,9 +162,7 @@ def test_one_vehicles_conflict_does_not_fail_its_batch(
     run([one, two], scenario)
 
 
-def test_a_refusal_from_a_cached_head_is_confirmed(
-    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
-) -> None:
+def test_a_refusal_from_a_cached_head_is_confirmed(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
     """After another worker's reset, what our cache calls a duplicate is a new sample of the new session."""
     one, two = (worker(valkey.url, checkpoint) for _ in range(2))
 

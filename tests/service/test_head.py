@@ -8,7 +8,16 @@ import pytest
 from model.channels import VAN_SCHEMA
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.head import N_INTERVALS, N_RECENT, VERSION_BYTES, HeadLayout, Heads, append_seq, record_accepted, was_accepted
+from service.head import (
+    N_INTERVALS,
+    N_RECENT,
+    VERSION_BYTES,
+    HeadLayout,
+    Heads,
+    append_seq,
+    record_accepted,
+    was_accepted,
+)
 from service.store import VERSION
 from service.verdict import Status, judge
 from service.wire import Sample
