@@ -52,13 +52,13 @@ def ssm_state(service: ServiceProcess, vehicle: str) -> np.ndarray:
     return unpack_snapshot(httpx.get(f"{service.url}/v1/vehicles/{vehicle}/state").content).ssm
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drive(real_data: Path) -> Path:
     """The recorded drive."""
     return real_data / LEAF
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def undisturbed(drive: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The final state of a run in which nothing went wrong."""
     service = ServiceProcess(tmp_path_factory.mktemp("undisturbed")).start()
