@@ -6,6 +6,7 @@ the cache and tried again from what the winner wrote.
 """
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import Counter
@@ -293,7 +294,8 @@ class StateEngine:
         """Count and log one committed change of an alert."""
         self._metrics.alert_transitions.labels(RULE, transition.to).inc()
         if commit.alert is not None:
-            logger.warning("alert", **commit.alert)
+            level = logging.WARNING if transition.to == "firing" else logging.INFO
+            logger.log(level, "alert", **commit.alert)
 
     def _measure(self, samples: list[Sample], answers: list[Answer]) -> None:
         """Verdicts, lag and risk of a batch, into the metrics."""
