@@ -73,10 +73,13 @@ def advance_kalman(
     place = slice(EAST, UP + 1)
     measured = np.concatenate((displacement(state, position), altitude[:, None]), axis=1)
     variance = np.broadcast_to(MEASUREMENT_VARIANCE[place], measured.shape)
+    had_fix = state["ready"][:, EAST].copy()
     accepted = update(state, place, measured, variance, joint=2)
     move_anchor(state, position, accepted[:, EAST])
 
-    gps_speed = np.where(accepted[:, EAST], np.hypot(state["mean"][:, EAST, 1], state["mean"][:, NORTH, 1]), np.nan)
+    # A filter that starts at this very fix knows where the van is, not how fast.
+    moving = accepted[:, EAST] & had_fix & (state["covariance"][:, EAST, 1, 1] < INITIAL_RATE_VARIANCE[EAST])
+    gps_speed = np.where(moving, np.hypot(state["mean"][:, EAST, 1], state["mean"][:, NORTH, 1]), np.nan)
     from_gps = np.isnan(speed)
     measured_speed = np.where(from_gps, gps_speed, speed)[:, None]
     speed_variance = np.where(from_gps, GPS_SPEED_VARIANCE, MEASUREMENT_VARIANCE[SPEED])[:, None]

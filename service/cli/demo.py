@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,22 +45,21 @@ def demo(
             greet(url, client)
             stop = threading.Event()
             with ThreadPoolExecutor(vans + 1, "van") as pool:
-                tally = Tally()
-                streams = [pool.submit(drive, url, van, recording, speed, stop, tally) for van, recording in fleet]
+                streams = [pool.submit(drive, url, van, recording, speed, stop) for van, recording in fleet]
                 try:
                     report_alerts(client, lambda: all(stream.done() for stream in streams))
                 except KeyboardInterrupt:
                     console.print("stopping ...")
                 finally:
                     stop.set()
-            for stream in streams:
-                stream.result()
-            console.print(f"samples: {dict(tally.statuses)}", highlight=False)
+            statuses = sum((stream.result().statuses for stream in streams), Counter[str]())
+            console.print(f"samples: {dict(statuses)}", highlight=False)
             console.print(f"the data stays in {data_dir}; `make demo` goes on with new sessions", highlight=False)
 
 
-def drive(url: str, vehicle: str, recording: Recording, speed: float, stop: threading.Event, tally: Tally) -> None:
+def drive(url: str, vehicle: str, recording: Recording, speed: float, stop: threading.Event) -> Tally:
     """Stream one van at `speed` times real time, from a new session on, until its trace or the demo ends."""
+    tally = Tally()
     samples = list(wire_samples(recording))
     with Client(url) as client:
         client.post(f"/v1/vehicles/{vehicle}/sessions")
@@ -68,8 +68,9 @@ def drive(url: str, vehicle: str, recording: Recording, speed: float, stop: thre
             part = samples[start : start + SAMPLES_PER_REQUEST]
             due = started + (part[-1]["ts"] - samples[0]["ts"]) / 1000.0 / speed
             if stop.wait(max(0.0, due - time.monotonic())):
-                return
+                break
             client.send(vehicle, part, tally)
+    return tally
 
 
 def greet(url: str, client: Client) -> None:
