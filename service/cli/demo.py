@@ -20,7 +20,7 @@ import typer
 
 from model.checkpoint import load_checkpoint
 from model.recordings import Recording
-from service.cli.output import CANNOT_ASK, console, refusing
+from service.cli.output import CANNOT_ASK, console, refusing, simulator_extra
 from service.client import Client, ClientError, Tally, wire_samples
 
 SAMPLES_PER_REQUEST = 6  # half a minute of driving
@@ -35,7 +35,7 @@ def demo(
     data_dir: Annotated[Path, typer.Option(help="Folder of the embedded store; kept.")] = Path(".emberwatch/demo"),
 ) -> None:
     """Start the service, stream a simulated fleet with faults into it, and print alerts as they come."""
-    with refusing(ClientError, ImportError):
+    with refusing(ClientError), simulator_extra():
         from service.cli.demo_fleet import simulate_fleet  # noqa: PLC0415  (the simulator is an extra)
 
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

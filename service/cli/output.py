@@ -25,6 +25,16 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
         raise typer.Exit(CANNOT_ASK) from error
 
 
+@contextmanager
+def simulator_extra() -> Iterator[None]:
+    """A missing package of the simulator ends the command with what to install."""
+    try:
+        yield
+    except ImportError as error:
+        console.print(f"emberwatch: {error}; the simulator needs: pip install 'emberwatch[train]'", highlight=False)
+        raise typer.Exit(CANNOT_ASK) from error
+
+
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(data, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """`emberwatch demo` and the other commands as their users run them."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.processes import free_port, wait_until
+from tests.processes import ServiceProcess, free_port, wait_until
 
 CLI = [sys.executable, "-m", "service.cli"]
 
@@ -88,9 +89,30 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_two(arguments: list[str],
     assert "Traceback" not in done.stderr
 
 
+def test_a_simulated_van_can_be_replayed_and_verified(tmp_path: Path) -> None:
+    """`simulate --detail wire` writes what `replay` and `state verify` read; the same seed writes the same bytes."""
+    for name in ("one", "two"):
+        options = ["--vans", "2", "--days", "0.02", "--seed", "5", "--detail", "wire", "--json"]
+        done = subprocess.run(
+            [*CLI, "simulate", "--out", str(tmp_path / name), *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["vans"] == 2
+    files = sorted((tmp_path / "one").iterdir())
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in sorted((tmp_path / "two").iterdir())]
+    service = ServiceProcess(tmp_path).start()
+    try:
+        common = [str(files[0]), "--format", "parquet", "--url", service.url]
+        for command in (["replay", "--vehicle", "sim"], ["state", "verify", "sim"]):
+            done = subprocess.run([*CLI, *command, *common], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    finally:
+        service.stop_if_running()
+
+
 def test_every_command_has_help() -> None:
     """`--help` of the command and its children."""
-    for arguments in ([], ["serve"], ["replay"], ["demo"], ["state"], ["state", "verify"]):
+    for arguments in ([], ["serve"], ["replay"], ["demo"], ["simulate"], ["state"], ["state", "verify"]):
         done = subprocess.run([*CLI, *arguments, "--help"], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout
