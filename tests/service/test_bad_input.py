@@ -31,7 +31,7 @@ def untouched(http: httpx.Client, vehicle: str) -> Callable[[], None]:
     return check
 
 
-def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     """The problem document of a refusal, with the standard members checked."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -78,7 +78,7 @@ INVALID: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_invalid_values_are_named(name: str, http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """422 with the path of the field and the reason; the vehicle stays as it was."""
     data, field, reason = INVALID[name]
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 422)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 422)
     assert document["verdict"] == "invalid"
     assert any(error["field"] == field and reason in error["reason"] for error in document["errors"]), document
     assert field in document["detail"]
@@ -92,7 +92,7 @@ def test_not_a_number_is_refused_by_field(
     """NaN and the infinities, which JSON does not have but senders do, are named like any other bad value."""
     body = json.dumps(sample(10)).replace('"speed": 2.2', f'"speed": {value}')
     assert value in body
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 422)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 422)
     assert document["errors"] == [{"field": "signals.speed", "reason": "Input should be a finite number"}]
     untouched()
 
@@ -102,30 +102,32 @@ def test_an_unreadable_body_is_a_400(
     body: bytes, http: httpx.Client, vehicle: str, untouched: Callable[[], None]
 ) -> None:
     """What is not a JSON object or array is refused whole."""
-    problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 400)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 400)
     untouched()
 
 
 def test_another_media_type_is_a_415(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """Only JSON is read; the answer says so."""
     response = http.post(f"/v1/vehicles/{vehicle}/telemetry", content=b"a,b", headers={"Content-Type": "text/csv"})
-    assert "application/json" in problem(response, 415)["detail"]
+    assert "application/json" in assert_problem(response, 415)["detail"]
     untouched()
 
 
 def test_a_ten_megabyte_body_is_a_413(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """Refused by its declared length, or while it streams in when none is declared."""
     body = b" " * 10_000_000
-    assert problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 413)["limit_bytes"]
+    assert assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=body, headers=JSON), 413)[
+        "limit_bytes"
+    ]
     pieces = (body[:65_536] for _ in range(160))
-    problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=pieces, headers=JSON), 413)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", content=pieces, headers=JSON), 413)
     untouched()
 
 
 def test_too_long_an_array_is_a_413(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """The limit of samples holds for the whole request; none of it is applied."""
     data = [sample(10 + i) for i in range(501)]
-    assert problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 413)["limit_samples"] == 500
+    assert assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 413)["limit_samples"] == 500
     untouched()
 
 
@@ -134,12 +136,12 @@ def test_an_impossible_vehicle_id_is_refused(name: str, http: httpx.Client) -> N
     """Ids with spaces, slashes, other letters or more than 64 of them never reach the store."""
     response = http.post(f"/v1/vehicles/{name}/telemetry", json=sample(0))
     assert response.status_code in {404, 422}
-    assert problem(response, response.status_code)
+    assert assert_problem(response, response.status_code)
 
 
 def test_a_wrong_epoch_is_a_conflict(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """A session that is over or has not begun is named with the current one."""
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(10) | {"epoch": 7}), 409)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(10) | {"epoch": 7}), 409)
     assert document["verdict"] == "conflict"
     assert "epoch 7 has not begun; the current session is epoch 1" in document["detail"]
     untouched()
@@ -148,17 +150,17 @@ def test_a_wrong_epoch_is_a_conflict(http: httpx.Client, vehicle: str, untouched
 def test_time_running_backwards_is_late(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """A new seq with an old or equal ts is refused, with by how much."""
     backwards = sample(10) | {"ts": START_MS + 40_000}
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=backwards), 409)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=backwards), 409)
     assert document["verdict"] == "late"
     assert "5.000 s before" in document["detail"]
-    problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(10) | {"ts": START_MS + 45_000}), 409)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(10) | {"ts": START_MS + 45_000}), 409)
     untouched()
 
 
 def test_an_old_timestamp_without_seq_is_late(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """Without seq the ts is the identity; one that was never accepted and is not new is late."""
     unnumbered = {"ts": START_MS + 42_000, "signals": {"speed": 1.0}}
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=unnumbered), 409)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=unnumbered), 409)
     assert document["verdict"] == "late"
     untouched()
 
@@ -166,7 +168,7 @@ def test_an_old_timestamp_without_seq_is_late(http: httpx.Client, vehicle: str, 
 def test_the_far_future_is_invalid(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """More than max_future_skew ahead of the server's clock is a broken clock."""
     future = sample(10) | {"ts": int(time.time() * 1000) + 600_000}
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=future), 422)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=future), 422)
     assert document["verdict"] == "invalid"
     assert document["errors"][0]["field"] == "ts"
     assert "ahead of the server's clock" in document["detail"]
@@ -177,7 +179,7 @@ def test_the_same_seq_with_other_content_is_a_conflict(
     http: httpx.Client, vehicle: str, untouched: Callable[[], None]
 ) -> None:
     """A number that was accepted with other content is neither applied nor called a duplicate."""
-    document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(9, speed=50.0)), 409)
+    document = assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(9, speed=50.0)), 409)
     assert document["verdict"] == "conflict"
     untouched()
 
@@ -197,24 +199,24 @@ def test_a_bad_sample_in_an_array_fails_alone(http: httpx.Client, vehicle: str) 
 
 def test_nothing_is_stored_for_a_vehicle_that_only_sent_rubbish(http: httpx.Client, vehicle: str) -> None:
     """A vehicle exists from its first accepted sample on."""
-    problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=with_signals(speed=-1.0)), 422)
-    problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(0) | {"epoch": 2}), 409)
-    problem(http.get(f"/v1/vehicles/{vehicle}"), 404)
-    problem(http.get(f"/v1/vehicles/{vehicle}/state"), 404)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=with_signals(speed=-1.0)), 422)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(0) | {"epoch": 2}), 409)
+    assert_problem(http.get(f"/v1/vehicles/{vehicle}"), 404)
+    assert_problem(http.get(f"/v1/vehicles/{vehicle}/state"), 404)
 
 
 def test_a_compressed_body_is_a_415(http: httpx.Client, vehicle: str) -> None:
     """What is not read yet is named, not called unreadable JSON."""
     headers = JSON | {"Content-Encoding": "gzip"}
     response = http.post(f"/v1/vehicles/{vehicle}/telemetry", content=b"\x1f\x8b", headers=headers)
-    assert "gzip" in problem(response, 415)["detail"]
+    assert "gzip" in assert_problem(response, 415)["detail"]
 
 
 def test_an_answer_does_not_outgrow_its_question(http: httpx.Client, vehicle: str) -> None:
     """Tens of thousands of unknown fields are answered with the first ten and a count, long names cut short."""
     rubbish = sample(0) | {f"{'x' * 500}{i}": 1 for i in range(1_000)}
     response = http.post(f"/v1/vehicles/{vehicle}/telemetry", json=rubbish)
-    document = problem(response, 422)
+    document = assert_problem(response, 422)
     assert len(document["errors"]) == 11
     assert document["errors"][-1]["reason"] == "and 990 more"
     assert len(response.content) < 10_000
@@ -223,16 +225,16 @@ def test_an_answer_does_not_outgrow_its_question(http: httpx.Client, vehicle: st
 def test_pages_from_elsewhere_may_not_write(http: httpx.Client, vehicle: str) -> None:
     """A browser on this machine cannot be made to reset vans by a foreign page; our own page may."""
     foreign = {"Origin": "https://example.org"}
-    problem(http.post(f"/v1/vehicles/{vehicle}/sessions", headers=foreign), 403)
-    problem(http.get(f"/v1/vehicles/{vehicle}"), 404)
+    assert_problem(http.post(f"/v1/vehicles/{vehicle}/sessions", headers=foreign), 403)
+    assert_problem(http.get(f"/v1/vehicles/{vehicle}"), 404)
     own = {"Origin": str(http.base_url).rstrip("/")}
     assert http.post(f"/v1/vehicles/{vehicle}/sessions", headers=own).status_code == 201
 
 
 def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     """Whatever goes wrong, the answer has one shape."""
-    problem(http.get("/v1/nothing"), 404)
-    problem(http.delete("/v1/model"), 405)
-    problem(http.get("/v1/vehicles", params={"limit": 0}), 422)
+    assert_problem(http.get("/v1/nothing"), 404)
+    assert_problem(http.delete("/v1/model"), 405)
+    assert_problem(http.get("/v1/vehicles", params={"limit": 0}), 422)
     for cursor in ("rubbish", base64.urlsafe_b64encode(b"nan van-1").decode(), "AAAA"):
-        problem(http.get("/v1/vehicles", params={"cursor": cursor}), 422)
+        assert_problem(http.get("/v1/vehicles", params={"cursor": cursor}), 422)

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from prometheus_client import Histogram
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime, StepScores, recompute
@@ -17,7 +16,7 @@ from service.errors import StoreUnavailable
 from service.head import VERSION
 from service.metrics import Metrics
 from service.state_codec import unpack_snapshot
-from service.store import Store, StoreMisconfigured, partition_of
+from service.store import Store, partition_of
 from service.verdict import Answer, Status
 from service.wire import Sample, SampleReader
 from tests.processes import ValkeyProcess
@@ -380,27 +379,3 @@ def test_alerts_commit_with_the_sample_and_end_with_the_session(
         assert len(phases) == 2
 
     run([under_test], scenario)
-
-
-def test_a_store_that_would_lose_data_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """An evicting store and another number of partitions stop the start, with what to do."""
-    evicting = ValkeyProcess(tmp_path_factory.mktemp("evicting"), "--maxmemory-policy", "allkeys-lru").start()
-    duration = Histogram("store", "for the test", ["op"], registry=None)
-
-    async def check(partitions: int) -> None:
-        store = Store(evicting.url, partitions, 5.0, duration)
-        try:
-            await store.check()
-        finally:
-            await store.close()
-
-    try:
-        with pytest.raises(StoreMisconfigured, match="CONFIG SET maxmemory-policy noeviction"):
-            asyncio.run(check(16))  # refused, and leaves no mark: the next number of partitions is free
-        with evicting.client as client:
-            client.config_set("maxmemory-policy", "noeviction")
-        asyncio.run(check(4))
-        with pytest.raises(StoreMisconfigured, match="has 4 partitions"):
-            asyncio.run(check(8))
-    finally:
-        evicting.stop_if_running()
