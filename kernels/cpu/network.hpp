@@ -41,41 +41,46 @@ inline void gate(const Sizes& s, const Block& block, const Workspace& at, int ro
   }
 }
 
-// Calls visit(row, rows, slot) for each vehicle that has rows in the block.
-template <class Visit>
-inline void for_each_vehicle(const Batch& batch, std::int64_t vehicle, std::int64_t first_row, int rows, Visit visit) {
+// Whose rows a block holds. Returns the number of segments.
+inline int find_segments(const Batch& batch, std::int64_t vehicle, std::int64_t first_row, int rows, Segment* segments) {
+  int count = 0;
   for (int row = 0; row < rows; ++vehicle) {
     const std::int64_t left = batch.starts[vehicle + 1] - (first_row + row);
-    const int count = left < rows - row ? int(left) : rows - row;
-    visit(row, count, batch.slots[vehicle]);
-    row += count;
+    const int own = left < rows - row ? int(left) : rows - row;
+    if (own > 0) segments[count++] = {row, own, batch.slots[vehicle]};
+    row += own;
   }
+  return count;
 }
 
-inline void advance_block(const Network& network, const Batch& batch, int layer, std::int64_t vehicle,
-                          std::int64_t first_row, int rows, Workspace& at, ScanFunction scan) {
+// The rows that go through the network together.
+struct BlockOfRows {
+  int rows, n_segments;
+  Segment segments[kBlockRows];
+  const float* ratio;
+  ScanFunction scan;
+};
+
+inline void advance_layer(const Network& network, const Batch& batch, int layer, const BlockOfRows& of, Workspace& at) {
   const Sizes& s = network.sizes;
   const Block& block = network.blocks[layer];
   const int model = padded(s.d_model), inner = padded(s.d_inner), projected = s.projected();
-  for (int row = 0; row < rows; ++row) rms_norm(s, at.x + row * model, at.normed + row * model);
-  multiply(block.in_proj, {at.normed, model, at.u, 2 * inner}, rows);
-  for_each_vehicle(batch, vehicle, first_row, rows, [&](int row, int count, std::int64_t slot) {
-    float* state = batch.conv_state + std::size_t(slot * s.n_layer + layer) * s.conv_stride();
-    convolve(s, block, at.u + row * 2 * inner, 2 * inner, count, state, at.window);
-  });
-  multiply(block.x_proj, {at.u, 2 * inner, at.projected, projected}, rows);
-  multiply(block.dt_proj, {at.projected, projected, at.dt, inner}, rows);
-  step_sizes(s, batch.ratio + first_row, rows, at.dt, at.dt_in);
-  for_each_vehicle(batch, vehicle, first_row, rows, [&](int row, int count, std::int64_t slot) {
-    float* state = batch.ssm_state + std::size_t(slot * s.n_layer + layer) * s.ssm_stride();
-    const float* B = at.projected + row * projected + padded(s.dt_rank);
-    const ScanRows operands{at.u + row * 2 * inner, at.dt + row * inner, at.dt_in + row * inner, B,
-                            B + padded(s.d_state),  at.y + row * inner,  2 * inner,              inner,
-                            projected,              inner};
-    scan(s, block, operands, count, state);
-  });
-  gate(s, block, at, rows);
-  multiply<Store::kAdd>(block.out_proj, {at.y, inner, at.x, model}, rows);  // the residual
+  for (int row = 0; row < of.rows; ++row) rms_norm(s, at.x + row * model, at.normed + row * model);
+  multiply(block.in_proj, {at.normed, model, at.u, 2 * inner}, of.rows);
+  for (int i = 0; i < of.n_segments; ++i) {
+    const Segment& own = of.segments[i];
+    float* state = batch.conv_state + (std::size_t(own.slot) * s.n_layer + layer) * s.conv_stride();
+    convolve(s, block, at.u + own.row * 2 * inner, 2 * inner, own.rows, state, at.window);
+  }
+  multiply(block.x_proj, {at.u, 2 * inner, at.projected, projected}, of.rows);
+  multiply(block.dt_proj, {at.projected, projected, at.dt, inner}, of.rows);
+  step_sizes(s, of.ratio, of.rows, at.dt, at.dt_in);
+  const float* B = at.projected + padded(s.dt_rank);
+  const ScanRows operands{at.u, at.dt, at.dt_in, B, B + padded(s.d_state), at.y, 2 * inner, inner, projected,
+                          batch.ssm_state + layer * s.ssm_stride(), s.n_layer * s.ssm_stride()};
+  of.scan(s, block, operands, of.segments, of.n_segments);
+  gate(s, block, at, of.rows);
+  multiply<Store::kAdd>(block.out_proj, {at.y, inner, at.x, model}, of.rows);  // the residual
 }
 
 inline void write_outputs(const Sizes& s, const float* raw, int stride, int rows, float* out) {
@@ -92,11 +97,13 @@ inline void advance(const Network& network, const Batch& batch, std::int64_t veh
   const FlushSubnormals flush;
   const Sizes& s = network.sizes;
   const int model = padded(s.d_model), head = padded(s.head());
-  const ScanFunction scan = choose_scan(s.d_state);
+  BlockOfRows of;
+  of.rows = rows;
+  of.n_segments = find_segments(batch, vehicle, first_row, rows, of.segments);
+  of.ratio = batch.ratio + first_row;
+  of.scan = choose_scan(s.d_state);
   multiply(network.embedding, {batch.features + first_row * s.d_input, s.d_input, at.x, model}, rows);
-  for (int layer = 0; layer < s.n_layer; ++layer) {
-    advance_block(network, batch, layer, vehicle, first_row, rows, at, scan);
-  }
+  for (int layer = 0; layer < s.n_layer; ++layer) advance_layer(network, batch, layer, of, at);
   for (int row = 0; row < rows; ++row) rms_norm(s, at.x + row * model, at.x + row * model);
   multiply(network.heads, {at.x, model, at.normed, head}, rows);
   write_outputs(s, at.normed, head, rows, batch.out + first_row * s.head());
