@@ -108,7 +108,7 @@ class CpuBackend:
         out = self._advance(
             last, torch.arange(batch), torch.full((batch,), length), features.flatten(0, 1), ratio.flatten()
         )
-        return self._output(out.unflatten(0, (batch, length))), last
+        return self._output(out.view(batch, length, -1)), last
 
     def scan_packed(
         self, pool: StatePool, slots: Tensor, lengths: Tensor, features: Tensor, ratio: Tensor

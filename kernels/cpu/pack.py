@@ -39,7 +39,9 @@ def _parts(config: MambaConfig, weights: NetworkWeights, lanes: int) -> Iterator
 
 def _block(config: MambaConfig, block: BlockWeights, lanes: int) -> Iterator[Tensor]:
     in_proj = torch.cat([_pad(part) for part in (block.in_proj * block.norm).chunk(2)])
-    x_proj = torch.cat([_pad(part) for part in block.x_proj.split((config.dt_rank, config.d_state, config.d_state))])
+    x_proj = torch.cat(
+        [_pad(part) for part in torch.split(block.x_proj, [config.dt_rank, config.d_state, config.d_state])]
+    )
     yield from _linear(in_proj, in_proj.new_zeros(len(in_proj)), lanes)
     yield _pad(block.conv1d.squeeze(1)).T
     yield _pad(block.conv1d_bias)
@@ -59,4 +61,4 @@ def _pad(tensor: Tensor) -> Tensor:
 
 def _linear(weight: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """Weight (outputs, inputs) as (outputs / lanes, inputs, lanes), and the bias (outputs,)."""
-    return weight.unflatten(0, (-1, lanes)).transpose(1, 2), bias
+    return weight.view(-1, lanes, weight.shape[1]).transpose(1, 2), bias
