@@ -93,7 +93,7 @@ class CpuBackend:
             ValueError: a tensor has the wrong shape, or the pool is of another size or on another device.
             IndexError: a slot is not in the pool.
         """
-        out = self._advance(RecurrentState(pool.conv, pool.ssm), slots, None, features, ratio)
+        out = self._advance(pool, slots, None, features, ratio)
         return self._output(out)
 
     def scan(
@@ -101,14 +101,12 @@ class CpuBackend:
     ) -> tuple[NetworkOutput, RecurrentState]:
         """See `Backend.scan`. Raises ValueError when a tensor has the wrong shape."""
         batch, length = ratio.shape
-        if state is None:
-            last = RecurrentState.zeros(self._config, batch, like=torch.empty(0))
-        else:
-            last = RecurrentState(_fp32(state.conv, copy=True), _fp32(state.ssm, copy=True))
-        out = self._advance(
-            last, torch.arange(batch), torch.full((batch,), length), features.flatten(0, 1), ratio.flatten()
-        )
-        return self._output(out.view(batch, length, -1)), last
+        pool, slots = StatePool(self._config, batch + 1, self.device), torch.arange(1, batch + 1)
+        if state is not None:
+            pool.write(slots, state)
+        lengths = torch.full((batch,), length)
+        out = self._advance(pool, slots, lengths, features.flatten(0, 1), ratio.flatten())
+        return self._output(out.view(batch, length, -1)), pool.read(slots)
 
     def scan_packed(
         self, pool: StatePool, slots: Tensor, lengths: Tensor, features: Tensor, ratio: Tensor
@@ -128,22 +126,22 @@ class CpuBackend:
         Raises:
             ValueError, IndexError: as `step`.
         """
-        return self._output(self._advance(RecurrentState(pool.conv, pool.ssm), slots, lengths, features, ratio))
+        return self._output(self._advance(pool, slots, lengths, features, ratio))
 
     def _advance(
-        self, state: RecurrentState, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
+        self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
     ) -> Tensor:
         """The heads' outputs (rows, 2 * n_channels + 1), freshly allocated since the caller keeps them."""
         slots = slots.to(device="cpu", dtype=torch.int64).contiguous()
         features, ratio = _fp32(features), _fp32(ratio)
         if lengths is not None:
             lengths = lengths.to(device="cpu", dtype=torch.int64).contiguous()
-        self._check(state, slots, lengths, features, ratio)
+        self._check(pool, slots, lengths, features, ratio)
         out = torch.empty(len(ratio), 2 * self._config.n_channels + 1)
         self._stepper.advance(
-            state.conv.data_ptr(),
-            state.ssm.data_ptr(),
-            len(state.ssm),
+            pool.conv.data_ptr(),
+            pool.ssm.data_ptr(),
+            pool.n_slots,
             slots.data_ptr(),
             0 if lengths is None else lengths.data_ptr(),
             len(slots),
@@ -154,19 +152,11 @@ class CpuBackend:
         return out
 
     def _check(
-        self, state: RecurrentState, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
+        self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
     ) -> None:
         """C++ gets addresses only: whatever would make it read or write elsewhere is refused here."""
-        for name, tensor, shape in (
-            ("conv_state", state.conv, self._config.conv_state_shape),
-            ("ssm_state", state.ssm, self._config.ssm_state_shape),
-        ):
-            if tensor.shape[1:] != shape or tensor.dtype != torch.float32:
-                raise ValueError(f"{name} must be (n_slots, {shape}) fp32, got {tuple(tensor.shape)} {tensor.dtype}")
-            if tensor.device.type != "cpu" or not tensor.is_contiguous():
-                raise ValueError(f"{name} must be contiguous in host memory")
-        if len(state.conv) != len(state.ssm):
-            raise ValueError(f"conv_state has {len(state.conv)} slots and ssm_state {len(state.ssm)}")
+        if pool.config != self._config or pool.ssm.device.type != "cpu":
+            raise ValueError(f"the pool holds states of {pool.config} on {pool.ssm.device}, not of {self._config} here")
         if slots.dim() != 1 or (lengths is not None and lengths.shape != slots.shape):
             raise ValueError("slots and lengths must be (vehicles,)")
         rows = len(slots) if lengths is None else int(lengths.sum())
@@ -183,5 +173,5 @@ class CpuBackend:
         )
 
 
-def _fp32(tensor: Tensor, *, copy: bool = False) -> Tensor:
-    return tensor.detach().to(device="cpu", dtype=torch.float32, copy=copy).contiguous()
+def _fp32(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()

@@ -59,9 +59,8 @@ Workspace::Workspace(const Sizes& s) {
   const int inner = padded(s.d_inner), model = padded(s.d_model);
   const int head = padded(s.head());
   const int normed_width = model > head ? model : head;  // the heads' outputs reuse it
-  const std::size_t window_floats = std::size_t(s.d_conv) * inner;
   const std::size_t per_row = model + normed_width + 2 * inner + s.projected() + 3 * inner;
-  memory_.assign(per_row * kBlockRows + window_floats + kPad, 0.0f);
+  memory_.assign(per_row * kBlockRows + kPad, 0.0f);
   // Vectors that straddle a cache line cost twice, so the first row starts on one.
   float* at = memory_.data();
   while (reinterpret_cast<std::uintptr_t>(at) % 64 != 0) ++at;
@@ -77,7 +76,6 @@ Workspace::Workspace(const Sizes& s) {
   dt = take(std::size_t(kBlockRows) * inner);
   dt_in = take(std::size_t(kBlockRows) * inner);
   y = take(std::size_t(kBlockRows) * inner);
-  window = take(window_floats);
 }
 
 }  // namespace emberwatch

@@ -56,7 +56,7 @@ struct Network {
 
 // One call: each vehicle brings `lengths[i]` consecutive rows (samples in order); a step is the case of one row each.
 struct Batch {
-  float* conv_state;           // (n_slots, n_layer, d_inner, d_conv - 1), updated in place
+  float* conv_state;           // (n_slots, n_layer, d_conv - 1, d_inner), updated in place
   float* ssm_state;            // (n_slots, n_layer, d_inner, d_state), updated in place
   const std::int64_t* slots;   // (vehicles,)
   const std::int64_t* starts;  // (vehicles + 1,) first row of each vehicle
@@ -72,7 +72,7 @@ constexpr int kBlockRows = 24;
 // One thread's activations, allocated once.
 struct Workspace {
   explicit Workspace(const Sizes& sizes);
-  float *x, *normed, *u, *projected, *dt, *dt_in, *y, *window;
+  float *x, *normed, *u, *projected, *dt, *dt_in, *y;
 
  private:
   std::vector<float> memory_;

@@ -1,6 +1,8 @@
 // The network, embedding to heads, for one block of rows: kernels/reference.py in vectors, step and scan alike.
 #pragma once
 
+#include <cstring>
+
 #include "linear.hpp"
 #include "recurrence.hpp"
 
@@ -70,7 +72,7 @@ inline void advance_layer(const Network& network, const Batch& batch, int layer,
   for (int i = 0; i < of.n_segments; ++i) {
     const Segment& own = of.segments[i];
     float* state = batch.conv_state + (std::size_t(own.slot) * s.n_layer + layer) * s.conv_stride();
-    convolve(s, block, at.u + own.row * 2 * inner, 2 * inner, own.rows, state, at.window);
+    convolve(s, block, at.u + own.row * 2 * inner, 2 * inner, own.rows, state);
   }
   multiply(block.x_proj, {at.u, 2 * inner, at.projected, projected}, of.rows);
   multiply(block.dt_proj, {at.projected, projected, at.dt, inner}, of.rows);

@@ -4,63 +4,40 @@
 // rows go by, and memory sees it once.
 #pragma once
 
-#include <cstring>
-
 #include "functions.hpp"
 #include "layout.hpp"
 
 namespace emberwatch::EMBERWATCH_ISA {
 
-// The transposes between a state of three samples, (channels, 3), and three slices of all channels. Written out for
-// d_conv = 4, Mamba's own: the constant stride lets the compiler do them by shuffles, which saves 3 us per step.
-inline void gather_three(const float* __restrict state, int channels, float* __restrict first, float* __restrict second,
-                         float* __restrict third) {
-  for (int i = 0; i < channels; ++i) {
-    first[i] = state[3 * i];
-    second[i] = state[3 * i + 1];
-    third[i] = state[3 * i + 2];
+// Lanes [first, first + kLanes) of the convolution of one row; the state moves on by one sample.
+// kWhole: all of these channels exist; else only `count` of them do, and the state ends after them.
+template <bool kWhole>
+inline void convolve_lanes(const Sizes& s, const Block& block, float* u, float* state, int first, int count) {
+  const int width = padded(s.d_inner);
+  const Vec newest = load(u + first);
+  Vec total = load(block.conv_bias + first) + load(block.conv_taps + (s.d_conv - 1) * width + first) * newest;
+  for (int tap = 0; tap < s.d_conv - 1; ++tap) {
+    const float* from = state + tap * s.d_inner + first;
+    total += load(block.conv_taps + tap * width + first) * (kWhole ? load(from) : load_part(from, count));
+    // The slice before this one has been read, and what was in this one is its next content.
+    float* to = state + (tap - 1) * s.d_inner + first;
+    if (tap > 0) kWhole ? store(to, load(from)) : store_part(to, load_part(from, count), count);
   }
-}
-
-inline void scatter_three(const float* __restrict first, const float* __restrict second, const float* __restrict third,
-                          int channels, float* __restrict state) {
-  for (int i = 0; i < channels; ++i) {
-    state[3 * i] = first[i];
-    state[3 * i + 1] = second[i];
-    state[3 * i + 2] = third[i];
+  if (s.d_conv > 1) {
+    float* to = state + (s.d_conv - 2) * s.d_inner + first;
+    kWhole ? store(to, newest) : store_part(to, newest, count);
   }
+  store(u + first, silu(total));
 }
 
 // Causal depthwise convolution and silu, in place.
-//   u:       (rows, stride) inputs, the first d_inner of each row; becomes silu(conv(u) + bias)
-//   state:   (d_inner, d_conv - 1) the inputs before the first row, oldest first; becomes those before the next
-//   window:  (d_conv, padded d_inner) scratch
-inline void convolve(const Sizes& s, const Block& block, float* u, int stride, int rows, float* state, float* window) {
-  const int width = padded(s.d_inner), history = s.d_conv - 1;
-  // Channels lie side by side in the window, as they do in u: the state is transposed once on the way in and out.
-  if (s.d_conv == 4) {
-    gather_three(state, s.d_inner, window, window + width, window + 2 * width);
-  } else {
-    for (int channel = 0; channel < s.d_inner; ++channel)
-      for (int age = 0; age < history; ++age) window[age * width + channel] = state[channel * history + age];
-  }
+//   u:      (rows, stride) inputs, the first d_inner of each row; becomes silu(conv(u) + bias)
+//   state:  (d_conv - 1, d_inner) the inputs before the first row, oldest first; becomes those before the next
+inline void convolve(const Sizes& s, const Block& block, float* u, int stride, int rows, float* state) {
+  const int whole = s.d_inner / kLanes * kLanes;
   for (int row = 0; row < rows; ++row, u += stride) {
-    // The window is a ring: the slice that is overwritten last time was the oldest.
-    std::memcpy(window + (row + history) % s.d_conv * width, u, sizeof(float) * width);
-    for (int channel = 0; channel < width; channel += kLanes) {
-      Vec total = load(block.conv_bias + channel);
-      for (int tap = 0; tap < s.d_conv; ++tap) {
-        total += load(block.conv_taps + tap * width + channel) * load(window + (row + tap) % s.d_conv * width + channel);
-      }
-      store(u + channel, silu(total));
-    }
-  }
-  const auto slice = [&](int age) { return window + (rows + age) % s.d_conv * width; };
-  if (s.d_conv == 4) {
-    scatter_three(slice(0), slice(1), slice(2), s.d_inner, state);
-  } else {
-    for (int channel = 0; channel < s.d_inner; ++channel)
-      for (int age = 0; age < history; ++age) state[channel * history + age] = slice(age)[channel];
+    for (int first = 0; first < whole; first += kLanes) convolve_lanes<true>(s, block, u, state, first, kLanes);
+    if (whole < s.d_inner) convolve_lanes<false>(s, block, u, state, whole, s.d_inner - whole);
   }
 }
 
@@ -102,6 +79,14 @@ inline Vec advance_channel(float* h, const float* decay, Vec dt, Vec weight, con
   return dot;
 }
 
+// Asks for the cache lines of one channel's state, for writing.
+template <int kVectors>
+inline void prefetch(const float* h, int d_state) {
+  const int floats = kVectors > 0 ? kVectors * kLanes : d_state;
+#pragma GCC unroll 8
+  for (int i = 0; i < floats; i += kPad) __builtin_prefetch(h + i, 1);
+}
+
 // The rows of one segment through the channels [first, first + channels), channels <= kLanes.
 //   h:     (channels, d_state), updated in place
 //   next:  the states that come after these; they are on their way from memory while these are computed
@@ -116,9 +101,11 @@ inline void scan_segment(const Sizes& s, const Block& block, const ScanRows& at,
     const float* dt = at.dt + row * at.dt_stride + first;
     float weight[kLanes];
     store(weight, load(at.dt_in + row * at.dt_stride + first) * load(at.u + row * at.u_stride + first));
-    Vec dots[kLanes] = {};
+    const bool first_row = row == segment.row;
+    Vec dots[kLanes];
+    for (int i = channels; i < kLanes; ++i) dots[i] = Vec{};
     for (int i = 0; i < channels; ++i) {
-      for (int ahead = 0; ahead < s.d_state; ahead += kPad) __builtin_prefetch(next + i * s.d_state + ahead, 1);
+      if (first_row) prefetch<kVectors>(next + i * s.d_state, s.d_state);
       dots[i] = advance_channel<kVectors>(h + i * s.d_state, decay + i * decay_stride, broadcast(dt[i]),
                                           broadcast(weight[i]), B, C, s.d_state);
     }

@@ -94,8 +94,9 @@ def test_steps_in_place_equal_the_float64_scan(backend: Backend, config: MambaCo
         assert relative_error(output.risk_logit, truth.risk_logit[:, t]) < 1e-4
         assert relative_error(output.forecast_mean, truth.forecast_mean[:, t]) < 1e-4
         assert relative_error(output.forecast_log_scale, truth.forecast_log_scale[:, t]) < 1e-4
-    assert relative_error(pool.ssm[slots], last.ssm) < 1e-5
-    assert relative_error(pool.conv[slots], last.conv) < 1e-5
+    state = pool.read(slots.to(backend.device))
+    assert relative_error(state.ssm, last.ssm) < 1e-5
+    assert relative_error(state.conv, last.conv) < 1e-5
 
 
 def test_unused_slots_stay_bit_equal(backend: Backend, config: MambaConfig) -> None:

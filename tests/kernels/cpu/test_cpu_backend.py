@@ -114,7 +114,7 @@ def test_packed_sequences_of_different_lengths_equal_the_float64_scan(
         assert relative_error(output.risk_logit[None, rows], truth.risk_logit) < 1e-4
         assert relative_error(output.forecast_mean[None, rows], truth.forecast_mean) < 1e-4
         assert relative_error(pool.ssm[slots[i]][None], last.ssm) < 1e-5
-        assert relative_error(pool.conv[slots[i]][None], last.conv) < 1e-5
+        assert relative_error(pool.read(slots[i : i + 1]).conv, last.conv) < 1e-5
 
 
 @needs_extension
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused(config: MambaConfig, weights: NetworkWeigh
         backend.scan_packed(pool, torch.tensor([1, 2]), torch.tensor([2]), features, ratio)
     with pytest.raises(ValueError, match="length must not be negative"):
         backend.scan_packed(pool, torch.tensor([1, 2]), torch.tensor([3, -1]), features, ratio)
-    with pytest.raises(ValueError, match="ssm_state must be"):
+    with pytest.raises(ValueError, match="the pool holds states of"):
         backend.step(
             StatePool(replace(config, d_state=7), 4, torch.device("cpu")), torch.tensor([1, 2]), features, ratio
         )
