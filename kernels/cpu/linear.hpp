@@ -56,6 +56,7 @@ template <int kRows, Store kStore>
 inline void multiply_rows(const Linear& linear, const Rows& at, int first, int tiles) {
   constexpr int kTiles = group_tiles(kRows);
   if (tiles == kTiles) return multiply_group<kRows, kTiles, kStore>(linear, at, first);
+  if (tiles == 2) return multiply_group<kRows, 2, kStore>(linear, at, first);
   for (int tile = 0; tile < tiles; ++tile) multiply_group<kRows, 1, kStore>(linear, at, first + tile);
 }
 
@@ -71,16 +72,16 @@ inline void multiply_remaining(const Linear& linear, const Rows& at, int rows, i
 template <Store kStore = Store::kOverwrite>
 inline void multiply(const Linear& linear, const Rows& at, int rows) {
   const int tiles = linear.outputs / kLanes;
-  for (int row = 0; row < rows;) {
-    // Thirteen rows go as 7 + 6: a group of one row would wait for its loads.
-    const int groups = (rows - row + kMaxRows - 1) / kMaxRows;
-    const int count = (rows - row + groups - 1) / groups;
-    const Rows group{at.x + row * at.x_stride, at.x_stride, at.out + row * at.out_stride, at.out_stride};
-    const int step = group_tiles(count);
-    for (int first = 0; first < tiles; first += step) {
-      multiply_remaining<kStore>(linear, group, count, first, tiles - first < step ? tiles - first : step);
+  // Thirteen rows go as 7 + 6: a group of one row would wait for its loads.
+  const int groups = (rows + kMaxRows - 1) / kMaxRows;
+  const int most = (rows + groups - 1) / groups, step = groups > 1 ? 2 : group_tiles(rows);
+  // Rows inside, tiles outside: the weights of a group of tiles stay in the first-level cache for all rows.
+  for (int first = 0; first < tiles; first += step) {
+    const int own = tiles - first < step ? tiles - first : step;
+    for (int row = 0; row < rows; row += most) {
+      const Rows group{at.x + row * at.x_stride, at.x_stride, at.out + row * at.out_stride, at.out_stride};
+      multiply_remaining<kStore>(linear, group, rows - row < most ? rows - row : most, first, own);
     }
-    row += count;
   }
 }
 
