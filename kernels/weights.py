@@ -1,5 +1,6 @@
 """The network's tensors, named as in `mamba_ssm.Mamba`, independent of torch.nn."""
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -58,7 +59,7 @@ def random_weights(config: MambaConfig) -> NetworkWeights:
     """
 
     def matrix(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64) * shape[-1] ** -0.5
+        return torch.randn(*shape, dtype=torch.float64) / math.sqrt(shape[-1])
 
     def block() -> BlockWeights:
         d = config.d_inner

@@ -4,7 +4,6 @@ It updates the plain tensors of `StatePool` in place. What it does not know: whi
 """
 
 import os
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -16,11 +15,10 @@ from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import NetworkWeights
 
 try:
-    from kernels.cpu import _step
-
-    _extension: ModuleType | None = _step
+    from kernels.cpu._step import Sizes, Stepper, lanes
+    from kernels.cpu._step import instruction_sets as compiled_instruction_sets
 except ImportError as error:
-    _extension, _why_not = None, str(error)
+    _why_not = str(error)
 else:
     _why_not = ""
 
@@ -29,7 +27,7 @@ ISA_VARIABLE = "EMBERWATCH_CPU_ISA"  # forces an instruction set: avx512, avx2 o
 
 def missing_for_cpu() -> str | None:
     """What the backend lacks here, in words; None when it can run."""
-    if _extension is None:
+    if _why_not:
         return (
             f"the compiled module kernels.cpu._step is missing ({_why_not}): "
             "install from source where a C++17 compiler (g++ or clang++) is on the path"
@@ -39,7 +37,7 @@ def missing_for_cpu() -> str | None:
 
 def instruction_sets() -> tuple[str, ...]:
     """Those that were compiled and that this processor runs, best first; empty without the extension."""
-    return () if _extension is None else tuple(_extension.instruction_sets())
+    return () if _why_not else tuple(compiled_instruction_sets())
 
 
 class CpuBackend:
@@ -63,9 +61,9 @@ class CpuBackend:
             ValueError: this processor cannot run `isa`.
         """
         self._config = config
-        self.isa = isa or os.environ.get(ISA_VARIABLE) or _step.instruction_sets()[0]
-        self._packed = pack_weights(config, weights, _step.lanes(self.isa))
-        sizes = _step.Sizes(
+        self.isa = isa or os.environ.get(ISA_VARIABLE) or compiled_instruction_sets()[0]
+        self._packed = pack_weights(config, weights, lanes(self.isa))
+        sizes = Sizes(
             d_input=config.d_input,
             n_channels=config.n_channels,
             d_model=config.d_model,
@@ -77,7 +75,7 @@ class CpuBackend:
             max_hold_ratio=config.max_hold_ratio,
             norm_eps=config.norm_eps,
         )
-        self._stepper = _step.Stepper(
+        self._stepper = Stepper(
             sizes, self._packed.data_ptr(), self._packed.numel(), self.isa, threads or torch.get_num_threads()
         )
 
@@ -151,9 +149,7 @@ class CpuBackend:
         )
         return out
 
-    def _check(
-        self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
-    ) -> None:
+    def _check(self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor) -> None:
         """C++ gets addresses only: whatever would make it read or write elsewhere is refused here."""
         if (pool.config is not self._config and pool.config != self._config) or not pool.ssm.is_cpu:
             raise ValueError(f"the pool holds states of {pool.config} on {pool.ssm.device}, not of {self._config} here")
