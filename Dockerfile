@@ -21,7 +21,7 @@ ENV PATH=/opt/emberwatch/bin:$PATH \
     EMBERWATCH_HOST=0.0.0.0 \
     # A container has to listen beyond loopback to be reached at all; publish the port to 127.0.0.1 or a trusted network.
     EMBERWATCH_ALLOW_OPEN_NETWORK=true
-USER emberwatch
+USER 10001
 WORKDIR /var/lib/emberwatch
 VOLUME /var/lib/emberwatch/data
 EXPOSE 8000

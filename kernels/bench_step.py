@@ -72,7 +72,8 @@ class Contender:
             raise RuntimeError(f"{self.name} is off by {error:.1e} (relative norm); nothing was measured")
 
     def measure(self, repeats: int) -> None:
-        """Adds the mean of `repeats` runs, microseconds."""
+        """Adds the mean of `repeats` runs, microseconds, after one untimed run that evicts the previous contender."""
+        self.run()
         start = time.perf_counter()
         for _ in range(repeats):
             self.run()
@@ -148,7 +149,7 @@ def rows_for(weights: NetworkWeights, batch: int, rounds: int, bandwidth: float,
     field = list(contenders(weights, inputs, compiled=compiled))
     for contender in field:
         contender.check(truth.forecast_mean)
-    repeats = max(1, 64 // batch)
+    repeats = max(4, 64 // batch)
     for _ in range(rounds):
         for contender in field:
             contender.measure(repeats)

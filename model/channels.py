@@ -43,7 +43,7 @@ class Channel:
         name: its name in alerts and reports.
         unit: after preprocessing.
         source: a wire signal's name; a member of MOTION for a Kalman channel; with `per_interval`, a count.
-        per_interval: divide by the elapsed nominal intervals, so that a count becomes a rate.
+        per_interval: divide by the elapsed nominal intervals, at least one, so that a count becomes a rate.
         hold: keep the last value (with the present bit off) for up to a minute while it is missing.
         core: one of the channels that suffice on their own.
     """

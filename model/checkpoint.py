@@ -17,6 +17,7 @@ from kernels import MambaConfig
 from model.channels import ChannelSchema
 from model.network import RiskNetwork
 from model.normaliser import FleetPrior
+from model.preprocess import VERSION as PREPROCESSING
 from model.preprocess import Preprocessor
 from model.scoring import Calibration
 
@@ -53,6 +54,7 @@ class Checkpoint:
         """The JSON part, without fingerprint and provenance."""
         return {
             "format": FORMAT,
+            "preprocessing": PREPROCESSING,
             "config": asdict(self.config),
             "schema": self.schema.to_json(),
             "normaliser": asdict(self.prior),
@@ -66,7 +68,9 @@ class Checkpoint:
 
         The calibration is left out: a new threshold must not throw away the states of a fleet.
         """
-        described = {key: self.description()[key] for key in ("format", "config", "schema", "normaliser")}
+        described = {
+            key: self.description()[key] for key in ("format", "preprocessing", "config", "schema", "normaliser")
+        }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
@@ -97,6 +101,11 @@ def load_checkpoint(folder: Path = SHIPPED) -> Checkpoint:
         raise CheckpointError(f"no readable checkpoint in {folder}: {error}") from error
     if text.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {text.get('format')}, this version reads {FORMAT}")
+    if text.get("preprocessing") != PREPROCESSING:
+        raise CheckpointError(
+            f"{folder} was trained with preprocessing {text.get('preprocessing')}, this version has {PREPROCESSING}: "
+            "the same samples would mean something else to it; train it again"
+        )
     try:
         network = RiskNetwork(MambaConfig(**text["config"]))
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

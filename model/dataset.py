@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from model.preprocess import Preprocessor, preprocess_sequence
 NOMINAL_INTERVAL_S = 5.0
 PRIOR_VANS = 24  # vans and samples from which the fleet prior is estimated
 PRIOR_SAMPLES = 17_280
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
 ARRAYS = ("inputs", "ratio", "z", "present", "label", "valid", "ts_ms")
 PADDING = {"ratio": 1.0}  # no time may pass as zero time: the scan divides by it
 
@@ -125,7 +128,7 @@ def build_group(schema: ChannelSchema, prior: FleetPrior, config: FleetConfig, v
     )
 
 
-def stacked(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+def stacked(arrays: Sequence[NDArray[ScalarT]]) -> NDArray[ScalarT]:
     """Arrays of different lengths as one, zero beyond each one's end."""
     length = max(len(a) for a in arrays)
     out = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)

@@ -73,10 +73,13 @@ def advance_kalman(
     place = slice(EAST, UP + 1)
     measured = np.concatenate((displacement(state, position), altitude[:, None]), axis=1)
     variance = np.broadcast_to(MEASUREMENT_VARIANCE[place], measured.shape)
+    had_fix = state["ready"][:, EAST].copy()
     accepted = update(state, place, measured, variance, joint=2)
     move_anchor(state, position, accepted[:, EAST])
 
-    gps_speed = np.where(accepted[:, EAST], np.hypot(state["mean"][:, EAST, 1], state["mean"][:, NORTH, 1]), np.nan)
+    # A filter that starts at this very fix knows where the van is, not how fast.
+    moving = accepted[:, EAST] & had_fix & (state["covariance"][:, EAST, 1, 1] < INITIAL_RATE_VARIANCE[EAST])
+    gps_speed = np.where(moving, np.hypot(state["mean"][:, EAST, 1], state["mean"][:, NORTH, 1]), np.nan)
     from_gps = np.isnan(speed)
     measured_speed = np.where(from_gps, gps_speed, speed)[:, None]
     speed_variance = np.where(from_gps, GPS_SPEED_VARIANCE, MEASUREMENT_VARIANCE[SPEED])[:, None]
@@ -146,15 +149,14 @@ def update(state: NDArray[np.void], axes: slice, measured: Floats, variance: Flo
     fresh_covariance[..., 1, 1] = INITIAL_RATE_VARIANCE[axes]
 
     use_, restart_ = use[..., None], restart[..., None]
-    state["mean"][:, axes] = np.where(
-        restart_, fresh_mean, np.where(use_, posterior_mean.reshape(mean.shape), mean)
-    )
+    state["mean"][:, axes] = np.where(restart_, fresh_mean, np.where(use_, posterior_mean.reshape(mean.shape), mean))
     state["covariance"][:, axes] = np.where(
         restart_[..., None], fresh_covariance, np.where(use_[..., None], posterior_covariance, covariance)
     )
     state["ready"][:, axes] = ready | restart
     state["rejects"][:, axes] = np.where(present, np.where(use | restart, 0, rejects + 1), rejects)
-    return use | restart
+    accepted: Bools = use | restart
+    return accepted
 
 
 def displacement(state: NDArray[np.void], position: Floats) -> Floats:

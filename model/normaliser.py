@@ -46,9 +46,7 @@ class FleetPrior:
 
 def normaliser_dtype(n_channels: int) -> np.dtype[np.void]:
     """One vehicle's running statistics."""
-    return np.dtype(
-        [("count", "<u4", (n_channels,)), ("mean", "<f8", (n_channels,)), ("m2", "<f8", (n_channels,))]
-    )
+    return np.dtype([("count", "<u4", (n_channels,)), ("mean", "<f8", (n_channels,)), ("m2", "<f8", (n_channels,))])
 
 
 def advance_normaliser(state: NDArray[np.void], prior: FleetPrior, values: Floats, present: Bools) -> Floats:
@@ -83,4 +81,5 @@ def score(state: NDArray[np.void], prior: FleetPrior, values: Floats) -> Floats:
     variance = (k * prior_std**2 + state["m2"] + shift**2 * (k * n / (k + n))) / (k + n)
     # A channel that never moved (parked for a day) keeps a tenth of the fleet's spread, or noise would look like news.
     std = np.maximum(np.sqrt(variance), 0.1 * prior_std)
-    return np.clip((values - mean) / std, -Z_LIMIT, Z_LIMIT)
+    z: Floats = np.clip((values - mean) / std, -Z_LIMIT, Z_LIMIT)
+    return z

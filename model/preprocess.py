@@ -19,6 +19,7 @@ Bools = NDArray[np.bool_]
 Millis = NDArray[np.int64]
 
 NEVER_MS = -1  # `last_ts_ms` before the first sample
+VERSION = 1  # raised whenever the same samples would give other features; part of the fingerprint
 HOLD_MS = 60_000  # a missing value is held for a minute, then its z-score is the mean
 MAX_RATIO = 10_000.0  # elapsed time is capped at 10,000 nominal intervals (14 h): every state has decayed by then
 DAY_MS = 86_400_000
@@ -96,11 +97,9 @@ class Preprocessor:
         ratio = np.minimum(elapsed_ms / nominal_ms, MAX_RATIO)
         state["last_ts_ms"] = ts_ms
         values, present = self._channel_values(state["kalman"], elapsed_ms / 1000.0, signals)
-        return ratio, np.where(self._per_interval, values / ratio[:, None], values), present
+        return ratio, np.where(self._per_interval, values / np.maximum(ratio, 1.0)[:, None], values), present
 
-    def _channel_values(
-        self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats
-    ) -> tuple[Floats, Bools]:
+    def _channel_values(self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats) -> tuple[Floats, Bools]:
         """Channel values before they become rates."""
         motion = advance_kalman(
             kalman,

@@ -128,9 +128,12 @@ def read_recording(path: Path, form: str) -> Recording:
         raise RecordingError(f"{path} is not a file")
     if form == "parquet":
         return convert(path, parquet_rows(path), OURS)
-    if form == "leafspy":
-        return convert(path, (with_hottest(row) for row in csv_rows(path)), LEAFSPY)
-    return convert(path, csv_rows(path), BMW_I3 if form == "bmw-i3" else OURS)
+    try:
+        if form == "leafspy":
+            return convert(path, (with_hottest(row) for row in csv_rows(path)), LEAFSPY)
+        return convert(path, csv_rows(path), BMW_I3 if form == "bmw-i3" else OURS)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise RecordingError(f"{path} cannot be read: {error}") from error
 
 
 def csv_rows(path: Path) -> Iterator[Row]:

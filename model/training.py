@@ -191,7 +191,8 @@ def run(config: TrainingConfig, out: Path, device: torch.device) -> dict[str, di
     # Vehicle-disjoint: of every eight vans five train, one validates, two test.
     everything = build_sequences(VAN_SCHEMA, prior, fleet, range(config.vans), config.workers)
     data = {
-        name: everything.take([van for van in range(config.vans) if van % 8 in places]) for name, places in SPLIT.items()
+        name: everything.take([van for van in range(config.vans) if van % 8 in places])
+        for name, places in SPLIT.items()
     }
     logger.info("vans %s", {name: len(part) for name, part in data.items()})
 

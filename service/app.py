@@ -20,7 +20,8 @@ from service.errors import add_error_handlers
 from service.http_metrics import HttpMetrics
 from service.metrics import Metrics
 from service.routes import alerts, operations, telemetry, vehicles
-from service.settings import Settings
+from service.same_origin import SameOrigin
+from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
 from service.wire import SampleReader
 
@@ -35,23 +36,35 @@ part of the van's state, the calibrated risk of an event within the horizon. Err
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application for these settings. Loads the checkpoint now; store and kernel come with the lifespan.
+    """The application for these settings.
+
+    Model and backend are made now, so that what cannot work is said before a server starts; the store comes with the
+    lifespan.
 
     Raises:
-        model.checkpoint.CheckpointError: the model cannot be used.
+        CheckpointError: the model cannot be used.
+        BackendUnavailableError: the backend cannot run here.
+        ValueError: the alert thresholds are out of order.
     """
     checkpoint = load_checkpoint(settings.checkpoint)
     reader = SampleReader(checkpoint.schema)
+    policy = alert_policy(settings, checkpoint)
+    runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.running = await start(settings, checkpoint, reader, metrics, stack)
+            try:
+                app.state.running = await start(settings, runtime, policy, reader, metrics, stack)
+            except Exception as error:
+                logger.critical("cannot start", reason=str(error))
+                raise
             yield
             logger.info("stopping: finishing the samples in hand")
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
     app.include_router(telemetry.router(reader))
@@ -62,15 +75,22 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def start(
-    settings: Settings, checkpoint: Checkpoint, reader: SampleReader, metrics: Metrics, stack: AsyncExitStack
+    settings: Settings,
+    runtime: ModelRuntime,
+    policy: AlertPolicy,
+    reader: SampleReader,
+    metrics: Metrics,
+    stack: AsyncExitStack,
 ) -> Running:
     """Start every part in order; `stack` stops them in reverse.
 
     Raises:
-        BackendUnavailableError, StoreUnavailable, StoreMisconfigured: the service must not start like this.
+        StoreUnavailable, StoreMisconfigured: the service must not start like this.
     """
-    runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
+    checkpoint = runtime.checkpoint
     runtime.warm_up()
+    if not is_loopback(settings.host):
+        logger.warning("open to the network without API keys: anybody who reaches it can write", host=settings.host)
     url = settings.store
     if url == "embedded":
         url = await start_embedded(settings, metrics, stack)
@@ -82,7 +102,7 @@ async def start(
         runtime,
         store,
         metrics,
-        policy=alert_policy(settings, checkpoint),
+        policy=policy,
         n_slots=settings.slots,
         max_future_skew_s=settings.max_future_skew_s,
     )
@@ -104,7 +124,7 @@ async def start(
         backend=runtime.backend,
         device=runtime.device,
         fingerprint=fingerprint,
-        store=settings.store,
+        store=without_secrets(settings.store),
     )
     return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, reader)
 
@@ -143,9 +163,9 @@ async def watch(embedded: EmbeddedStore, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(WATCH_INTERVAL_S)
         if not await asyncio.to_thread(embedded.alive):
-            metrics.store_restarts.inc()
             try:
                 await asyncio.to_thread(embedded.restart)
+                metrics.store_restarts.inc()
             except Exception:
                 logger.exception("the embedded store does not come up; trying again")
 

@@ -29,9 +29,7 @@ class Waiting:
 class MicroBatcher:
     """Gathers samples into batches for `apply` and hands each sender its own answers."""
 
-    def __init__(
-        self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge
-    ) -> None:
+    def __init__(self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge) -> None:
         self._apply = apply
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
@@ -53,6 +51,11 @@ class MicroBatcher:
         self._changed.set()
         if self._task is not None:
             await self._task
+
+    def check(self) -> None:
+        """Raise NotReady unless samples are being served."""
+        if self._closing or self._task is None or self._task.done():
+            raise NotReady("the service is shutting down or its batcher has ended")
 
     async def submit(self, samples: Sequence[Sample]) -> list[Answer]:
         """Queue samples, each vehicle's in order, and wait for their answers.
@@ -117,6 +120,9 @@ class MicroBatcher:
             answers = await self._apply([item.sample for item in batch])
         except Exception:
             logger.exception("a batch failed", size=len(batch))
+            answers = []
+        if len(answers) != len(batch):
+            logger.error("a batch was not answered", size=len(batch), answers=len(answers))
             answers = [Answer(Status.DEFERRED, seq=item.sample.seq, reason="the batch failed") for item in batch]
         for item, answer in zip(batch, answers, strict=True):
             if answer.status in RETRYABLE:

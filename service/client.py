@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import sleep
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -69,7 +70,9 @@ class Client:
         todo = samples
         for delay in (*RETRY_DELAYS_S, None):
             try:
-                items = self._request("POST", f"/v1/vehicles/{vehicle_id}/telemetry", todo).json()["items"]
+                items = self._request("POST", f"/v1/vehicles/{quote(vehicle_id, safe='')}/telemetry", todo).json()[
+                    "items"
+                ]
             except Unavailable as error:
                 problem: Exception = error
             else:

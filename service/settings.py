@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,6 +55,14 @@ class Settings(BaseSettings):
                 "authenticates in front and set EMBERWATCH_ALLOW_OPEN_NETWORK=true, or listen on 127.0.0.1"
             )
         return self
+
+
+def without_secrets(url: str) -> str:
+    """A store's URL as it may be shown: password and query hidden."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}:***{at}{host}" if at else host
+    return urlunsplit((parts.scheme, netloc, parts.path, "***" if parts.query else "", ""))
 
 
 def is_loopback(host: str) -> bool:

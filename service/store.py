@@ -10,11 +10,9 @@ A snapshot is written to a fresh key that expires, then the commit script moves 
 the old one: two writers can never overwrite the bytes that a head points to, and orphans go away by themselves.
 """
 
-import asyncio
 import binascii
 import itertools
 import json
-import struct
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -22,20 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
 from prometheus_client import Histogram
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.errors import StoreUnavailable
-from service.head import NO_SEQ, VERSION_BYTES
+from service.head import NO_SEQ, VERSION, read_version
 
 ORPHAN_EXPIRY_S = 600
+MAX_CONNECTIONS = 32
 TRANSITIONS_KEPT = 100_000  # per partition
 OLDEST_REDIS = (6, 2)
+logger = structlog.get_logger(__name__)
+
 COMMIT = (Path(__file__).parent / "commit.lua").read_text()
-VERSION = struct.Struct("<IIqQ")  # epoch, layout, seq, nonce: how every head begins
 ABSENT = b""  # version of a vehicle without head
 
 
@@ -56,7 +57,7 @@ class Commit:
     """One vehicle's change: from the version that it was computed from to a new head."""
 
     vehicle_id: str
-    expected: bytes  # first VERSION_BYTES of the head, or ABSENT
+    expected: bytes  # the version of the head, or ABSENT
     head: bytes
     snapshot: bytes | None  # None when the new head has no state (a reset)
     ts_ms: int
@@ -91,20 +92,24 @@ def partition_of(vehicle_id: str, partitions: int) -> int:
 
 def version_of(head: bytes) -> bytes:
     """The part of a head that commits compare."""
-    return head[:VERSION_BYTES]
+    return head[: VERSION.size]
 
 
 class Store:
     """The data set behind one URL. Every method raises StoreUnavailable when Redis does not answer or refuses."""
 
     def __init__(self, url: str, partitions: int, timeout_s: float, duration: Histogram) -> None:
-        self._redis: Redis = Redis.from_url(
+        # Callers wait for a connection rather than fail; the hot path needs one at a time.
+        pool = BlockingConnectionPool.from_url(
             url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),  # a retry is the caller's decision: it knows what is safe to repeat
             health_check_interval=0,
         )
+        self._redis: Redis = Redis.from_pool(pool)
         self._partitions = partitions
         self._duration = duration
 
@@ -119,7 +124,11 @@ class Store:
         try:
             yield
         except (TimeoutError, RedisError, OSError) as error:
-            raise StoreUnavailable(f"the store failed during {op}: {error}") from error
+            # The reason is for the operator; the sender learns what to do.
+            logger.warning("store call failed", op=op, reason=str(error))
+            raise StoreUnavailable(
+                "the store does not answer or refuses; nothing is known to be acknowledged"
+            ) from error
         finally:
             self._duration.labels(op).observe(time.perf_counter() - started)
 
@@ -136,8 +145,8 @@ class Store:
         """
         async with self._timed("check"):
             server, memory = await self._redis.info("server"), await self._redis.info("memory")
-            await self._redis.set("ew:partitions", self._partitions, nx=True)
-            partitions = int(await self._redis.get("ew:partitions") or 0)
+            persistence = await self._redis.info("persistence")
+            partitions = int(await self._redis.get("ew:partitions") or self._partitions)
         version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
         if version < OLDEST_REDIS:
             raise StoreMisconfigured(f"the store is Redis {server['redis_version']}; 6.2 or newer is needed")
@@ -151,6 +160,10 @@ class Store:
                 f"this data set has {partitions} partitions, EMBERWATCH_PARTITIONS says {self._partitions}; "
                 "it cannot be changed once there are vehicles"
             )
+        if not persistence.get("aof_enabled"):
+            logger.warning("the store has no append-only file: a restart of it loses what was acknowledged")
+        async with self._timed("check"):
+            await self._redis.set("ew:partitions", self._partitions, nx=True)  # only a store we will use is marked
 
     async def load(self, vehicle_ids: Sequence[str]) -> list[Stored | None]:
         """Heads and the snapshots they point to."""
@@ -182,9 +195,7 @@ class Store:
     async def versions(self, vehicle_ids: Sequence[str]) -> list[bytes]:
         """The version of each vehicle as it is now."""
         async with self._timed("versions"):
-            return await self._pipeline(
-                [("GETRANGE", self._head_key(v), 0, VERSION_BYTES - 1) for v in vehicle_ids]
-            )
+            return await self._pipeline([("GETRANGE", self._head_key(v), 0, VERSION.size - 1) for v in vehicle_ids])
 
     async def commit(self, commits: Sequence[Commit]) -> list[int]:
         """Commit each vehicle on its own, all in one round trip; an Outcome for each."""
@@ -196,8 +207,7 @@ class Store:
             if key is not None and commit.snapshot is not None:
                 commands.append(("SET", key, commit.snapshot, "EX", ORPHAN_EXPIRY_S))
         commands += [
-            self._commit_command(partition, [commits[i] for i in members])
-            for partition, members in groups.items()
+            self._commit_command(partition, [commits[i] for i in members]) for partition, members in groups.items()
         ]
         async with self._timed("commit"):
             replies = await self._pipeline(commands)
@@ -207,12 +217,10 @@ class Store:
                 outcomes[i] = outcome
         return outcomes
 
-    def _commit_command(
-        self, partition: int, commits: Iterable[Commit]
-    ) -> tuple[Any, ...]:
+    def _commit_command(self, partition: int, commits: Iterable[Commit]) -> tuple[Any, ...]:
         tag = f"{{ew:{partition}}}"
         keys: list[str] = [f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions"]
-        args: list[Any] = [TRANSITIONS_KEPT]
+        args: list[Any] = [TRANSITIONS_KEPT, VERSION.size]
         for commit in commits:
             head_key = self._head_key(commit.vehicle_id)
             fresh = self._snapshot_key(commit.vehicle_id, commit.head)
@@ -224,26 +232,26 @@ class Store:
 
     async def vehicles_by_risk(self, limit: int, after: Ranked | None) -> list[Ranked]:
         """The next `limit` vehicles from the highest risk down, those that come after `after`."""
-        async with self._timed("list"):
-            parts = await asyncio.gather(
-                *(self._partition_by_risk(p, limit, after) for p in range(self._partitions))
-            )
-        merged = sorted((v for part in parts for v in part), key=rank, reverse=True)
-        return merged[:limit]
-
-    async def _partition_by_risk(self, partition: int, limit: int, after: Ranked | None) -> list[Ranked]:
-        """One partition's share; vehicles of the cursor's own risk that it has passed are read over."""
         top = "+inf" if after is None else after.risk
-        kept: list[Ranked] = []
-        for offset in itertools.count(0, limit):
-            reply = await self._redis.execute_command(
-                "ZREVRANGEBYSCORE", f"{{ew:{partition}}}:risks", top, "-inf", "WITHSCORES", "LIMIT", offset, limit
-            )
-            found = [Ranked(score, member.decode()) for member, score in scored(reply)]
-            kept += [v for v in found if after is None or rank(v) < rank(after)]
-            if len(kept) >= limit or len(found) < limit:
-                break
-        return kept
+        found: list[Ranked] = []
+        unread = list(range(self._partitions))  # partitions that may still hold one of the next `limit`
+        async with self._timed("list"):
+            for offset in itertools.count(0, limit):
+                page = ("WITHSCORES", "LIMIT", offset, limit)
+                keys = [f"{{ew:{p}}}:risks" for p in unread]
+                replies = await self._pipeline([("ZREVRANGEBYSCORE", key, top, "-inf", *page) for key in keys])
+                more = []
+                for partition, reply in zip(unread, replies, strict=True):
+                    part = [Ranked(score, member.decode()) for member, score in scored(reply)]
+                    kept = [v for v in part if after is None or rank(v) < rank(after)]
+                    found += kept
+                    # Only ties with the cursor that it has passed already can make a full page too short.
+                    if len(part) == limit and len(kept) < limit:
+                        more.append(partition)
+                unread = more
+                if not unread:
+                    break
+        return sorted(found, key=rank, reverse=True)[:limit]
 
     async def alerts(self) -> list[dict[str, Any]]:
         """The last alert of every vehicle that has had one."""
@@ -279,12 +287,11 @@ class Store:
 
     def _snapshot_key(self, vehicle_id: str, head: bytes | None) -> str | None:
         """Key of the snapshot that a head (or its version) points to; None if there is no state yet."""
-        if not head:
+        version = read_version(head or b"")
+        if version is None or version.seq == NO_SEQ:
             return None
-        epoch, _, seq, nonce = VERSION.unpack_from(head)
-        if seq == NO_SEQ:
-            return None
-        return f"{self._head_key(vehicle_id).removesuffix('head')}snap:{epoch}:{seq}:{nonce:016x}"
+        prefix = self._head_key(vehicle_id).removesuffix("head")
+        return f"{prefix}snap:{version.epoch}:{version.seq}:{version.nonce:016x}"
 
 
 def scored(reply: Sequence[Any]) -> list[tuple[bytes, float]]:

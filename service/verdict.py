@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from service.head import Phase, Recent, last_ts_ms, recall, was_accepted
+from service.head import Phase, Recent, recall, was_accepted
 from service.wire import FieldError, Sample
 
 
@@ -76,8 +76,9 @@ def judge(head: np.void, sample: Sample, latest_ms: float) -> Answer | None:
         return Answer(
             Status.LATE, seq=sample.seq, reason=f"seq {sample.seq} comes after seq {int(head['seq'])} was accepted"
         )
-    if sample.ts_ms <= last_ts_ms(head):
-        behind = (last_ts_ms(head) - sample.ts_ms) / 1000
+    last_ts_ms = int(head["last_ts_ms"])
+    if sample.ts_ms <= last_ts_ms:
+        behind = (last_ts_ms - sample.ts_ms) / 1000
         return Answer(Status.LATE, seq=sample.seq, reason=f"ts is {behind:.3f} s before the last accepted sample's")
     return None
 

@@ -5,7 +5,6 @@ The signals are the checkpoint's, so the pydantic model of a sample is made when
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from model.channels import ChannelSchema, Signal
 
 VEHICLE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+MAX_ERRORS, LONGEST_NAME = 10, 64  # of one sample: an answer must not outgrow its question
 MAX_SEQ = 2**53 - 1  # JSON numbers are exact up to here
 EARLIEST_MS = 946_684_800_000  # 2000-01-01; earlier means that the sender's clock was never set
 LATEST_MS = 253_402_300_799_999  # the end of year 9999
@@ -104,12 +104,13 @@ def latitude_with_longitude(signals: BaseModel) -> BaseModel:
 def sample_model(schema: ChannelSchema) -> type[BaseModel]:
     """The pydantic model of one sample with this schema's signals."""
     strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    both: Callable[..., Any] = model_validator(mode="after")(latitude_with_longitude)  # type: ignore[arg-type]
+    both: Any = model_validator(mode="after")(latitude_with_longitude)
+    fields: dict[str, Any] = {signal.name: signal_field(signal) for signal in schema.signals}
     signals = create_model(
         "Signals",
         __config__=strict,
         __validators__={"latitude_with_longitude": both},
-        **{signal.name: signal_field(signal) for signal in schema.signals},
+        **fields,
     )
     time = Annotated[
         int,
@@ -138,7 +139,11 @@ class SampleReader:
         try:
             parsed: Any = self.model.model_validate(data)
         except ValidationError as error:
-            return Unreadable(tuple(field_error(item) for item in error.errors()))
+            errors = [field_error(item) for item in error.errors(include_input=False, include_url=False)]
+            shown = errors[:MAX_ERRORS]
+            if len(errors) > MAX_ERRORS:
+                shown.append(FieldError("sample", f"and {len(errors) - MAX_ERRORS} more"))
+            return Unreadable(tuple(shown))
         values = parsed.signals.__dict__
         signals = np.array([math.nan if values[name] is None else values[name] for name in self._names])
         return Sample(vehicle_id, parsed.ts, parsed.seq, parsed.epoch, signals)
@@ -146,7 +151,7 @@ class SampleReader:
 
 def field_error(item: Any) -> FieldError:
     """Pydantic's error in our words: the path of the field and the reason."""
-    field = ".".join(str(part) for part in item["loc"]) or "sample"
+    field = ".".join(str(part)[:LONGEST_NAME] for part in item["loc"]) or "sample"
     if item["type"] == "extra_forbidden":
         return FieldError(field, "unknown signal" if field.startswith("signals.") else "unknown field")
     return FieldError(field, item["msg"].removeprefix("Value error, "))

@@ -1,5 +1,6 @@
 """`emberwatch replay`: stream a recorded drive into a running service."""
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ def replay(
     """
     with refusing(RecordingError, ClientError, ValueError):
         pace = None if speed == "max" else float(speed)
+        if pace is not None and not 0 < pace < math.inf:
+            raise ValueError(f"--speed must be 'max' or a positive factor, got {speed}")
         recording = read_recording(file, form)
         with Client(url) as client:
             started = time.perf_counter()

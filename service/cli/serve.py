@@ -9,10 +9,11 @@ import uvicorn
 from pydantic import ValidationError
 
 from model.checkpoint import CheckpointError
+from model.runtime import BackendUnavailableError
 from service.app import create_app
 from service.cli.output import print_json, refusing
 from service.logs import configure_logs
-from service.settings import Settings
+from service.settings import Settings, without_secrets
 
 GRACE_S = 30  # for the requests in hand when asked to stop
 
@@ -34,7 +35,7 @@ def serve(
         "data_dir": data_dir,
         "backend": backend,
     }
-    with refusing(ValidationError, CheckpointError):
+    with refusing(ValidationError, CheckpointError, BackendUnavailableError, ValueError):
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
         if print_settings:
             print_json(masked(settings))
@@ -55,10 +56,5 @@ def serve(
 
 
 def masked(settings: Settings) -> dict[str, Any]:
-    """Settings as plain data, the password of the store's URL hidden."""
-    data = settings.model_dump(mode="json")
-    scheme, at, rest = data["store"].rpartition("@")
-    if at:
-        user = scheme.rpartition("//")[2].partition(":")[0]
-        data["store"] = f"{scheme.partition('//')[0]}//{user}:***@{rest}"
-    return data
+    """Settings as plain data without secrets."""
+    return settings.model_dump(mode="json") | {"store": without_secrets(settings.store)}

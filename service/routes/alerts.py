@@ -14,7 +14,8 @@ router = APIRouter(tags=["alerts"])
 async def get_alerts(
     running: RunningDep,
     phase: Annotated[
-        list[Literal["pending", "firing", "resolved"]] | None, Query(description="only these phases", examples=["firing"])
+        list[Literal["pending", "firing", "resolved"]] | None,
+        Query(description="only these phases", examples=["firing"]),
     ] = None,
 ) -> AlertList:
     """The last alert of each vehicle, the latest change first; a pending one may still lapse."""

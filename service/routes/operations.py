@@ -47,7 +47,8 @@ async def livez() -> Health:
 
 @router.get("/readyz", responses=problems(503), summary="Can it take samples")
 async def readyz(running: RunningDep) -> Health:
-    """The store answers; the kernel was warmed up before the first request could come in."""
+    """The store answers and batches are served; the kernel was warmed up before the first request could come in."""
+    running.batcher.check()
     await running.store.ping()
     return Health()
 

@@ -192,11 +192,31 @@ class ModelInfo(BaseModel):
     bytes_per_vehicle: dict[str, int] = Field(description="upper bounds: head, state, snapshot in the store")
     provenance: dict[str, Any]
 
+    model_config = example(
+        {
+            "fingerprint": "0f3a5c7e9b1d2f4a6c8e0b1d3f5a7c9e",
+            "backend": "reference",
+            "device": "cpu",
+            "horizon_s": 7200.0,
+            "warmup_samples": 60,
+            "alert_threshold": 0.35,
+            "resolve_threshold": 0.17,
+            "parameters": 619795,
+            "config": {"d_model": 128, "n_layer": 4, "d_state": 64},
+            "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],
+            "channels": [{"name": "speed", "unit": "m/s", "source": "speed"}],
+            "bytes_per_vehicle": {"head": 3376, "state": 274432, "snapshot": 274488, "total_in_store": 277864},
+            "provenance": {"data": "simulated fleet", "seed": 0},
+        }
+    )
+
 
 class Health(BaseModel):
     """The service is alive, or ready."""
 
     status: Literal["ok"] = "ok"
+
+    model_config = example({"status": "ok"})
 
 
 class Problem(BaseModel):
@@ -217,9 +237,7 @@ class Problem(BaseModel):
                     "status": 422,
                     "detail": "signals.speed: Input should be less than or equal to 100",
                     "verdict": "invalid",
-                    "errors": [
-                        {"field": "signals.speed", "reason": "Input should be less than or equal to 100"}
-                    ],
+                    "errors": [{"field": "signals.speed", "reason": "Input should be less than or equal to 100"}],
                 }
             ]
         },

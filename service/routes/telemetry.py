@@ -1,6 +1,7 @@
 """`POST /v1/vehicles/{vehicle_id}/telemetry`: one sample, or an array of one vehicle's samples in order."""
 
 import json
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -9,17 +10,20 @@ from pydantic import TypeAdapter
 
 from service.deps import Running, RunningDep
 from service.errors import (
+    RETRY_AFTER_S,
     BodyTooLarge,
+    Deferred,
     InvalidSample,
+    NotReady,
+    QueueFull,
     RefusedSample,
     ServiceError,
-    StoreUnavailable,
     UnreadableBody,
     UnsupportedMediaType,
 )
 from service.routes.schemas import Item, Summary, problems
-from service.verdict import ACCEPTED, Answer, Status
-from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader, Unreadable
+from service.verdict import ACCEPTED, RETRYABLE, Answer, Status
+from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
@@ -43,16 +47,15 @@ REFUSALS: dict[Status, type[ServiceError]] = {
     Status.LATE: RefusedSample,
     Status.CONFLICT: RefusedSample,
     Status.INVALID: InvalidSample,
-    Status.DEFERRED: StoreUnavailable,
+    Status.DEFERRED: Deferred,
 }
 
 
 def router(reader: SampleReader) -> APIRouter:
     """The route; its documented body follows the checkpoint's signals."""
     routes = APIRouter(tags=["telemetry"])
-    schema = TypeAdapter(reader.model | list[reader.model]).json_schema(  # type: ignore[name-defined]
-        mode="validation", ref_template="#/components/schemas/{model}"
-    )
+    one_or_many: Any = reader.model | list[reader.model]  # type: ignore[name-defined]  # made at run time
+    schema = TypeAdapter(one_or_many).json_schema(mode="validation", ref_template="#/components/schemas/{model}")
     schema = inline_definitions(schema)
     body = {
         "required": True,
@@ -130,7 +133,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         BodyTooLarge: it is longer.
     """
     too_large = BodyTooLarge(f"the body is over {limit} bytes; send fewer samples at a time", limit_bytes=limit)
-    if int(request.headers.get("content-length", 0)) > limit:
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit():
+        raise UnreadableBody("content-length is not a number")
+    if int(declared[:20]) > limit:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -149,7 +155,10 @@ def decode(body: bytes, request: Request) -> Any:
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedMediaType(f"content type is {media_type or 'missing'}; send application/json")
+        raise UnsupportedMediaType(f"content type is {media_type[:100] or 'missing'}; send application/json")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"content encoding is {encoding[:100]}; send it plain")
     try:
         # The standard parser takes NaN, so that it can be refused by the name of its field.
         data = json.loads(body)
@@ -188,15 +197,29 @@ async def apply_array(running: Running, vehicle_id: str, data: list[object]) -> 
         rejected=sum(answer.status not in ACCEPTED for answer in answers),
         items=[Item.of(i, answer) for i, answer in enumerate(answers)],
     )
-    return JSONResponse(summary.model_dump(mode="json", exclude_none=True), 207 if summary.rejected else 200)
+    wait = any(answer.status in RETRYABLE for answer in answers)
+    headers = {"Retry-After": str(RETRY_AFTER_S[503])} if wait else None
+    return JSONResponse(summary.model_dump(mode="json", exclude_none=True), 207 if summary.rejected else 200, headers)
 
 
 async def answers_for(running: Running, vehicle_id: str, data: list[object]) -> list[Answer]:
-    """Read and apply samples in order; one that cannot be read fails alone."""
+    """Read and apply samples in order; one that cannot be read fails alone. The one place that counts verdicts."""
     read = [running.reader.read(vehicle_id, item) for item in data]
-    applied = iter(await running.batcher.submit([sample for sample in read if isinstance(sample, Sample)]))
+    readable = [sample for sample in read if isinstance(sample, Sample)]
+    try:
+        applied = iter(await running.batcher.submit(readable))
+    except (QueueFull, NotReady) as error:
+        count_verdicts(running, [Status.OVERLOADED] * len(readable) + [Status.INVALID] * (len(read) - len(readable)))
+        error.extra["verdict"] = Status.OVERLOADED.value
+        raise
     answers = [
         next(applied) if isinstance(sample, Sample) else Answer(Status.INVALID, errors=sample.errors) for sample in read
     ]
-    running.metrics.samples.labels(Status.INVALID.value).inc(sum(isinstance(sample, Unreadable) for sample in read))
+    count_verdicts(running, [answer.status for answer in answers])
     return answers
+
+
+def count_verdicts(running: Running, statuses: list[Status]) -> None:
+    """samples_total by status."""
+    for status, n in Counter(statuses).items():
+        running.metrics.samples.labels(status.value).inc(n)

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import math
+import re
 from typing import Annotated
 
 import numpy as np
@@ -10,12 +12,13 @@ from numpy.typing import NDArray
 
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, UnknownVehicle
-from service.head import NO_SEQ, Phase, last_ts_ms
+from service.head import NO_SEQ, Phase, read_version
 from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
 from service.state_codec import StateCodecError, unpack_snapshot
 from service.store import Ranked, Stored
 from service.verdict import number_or_none
+from service.wire import VEHICLE_ID_PATTERN
 
 router = APIRouter(tags=["vehicles"])
 
@@ -87,10 +90,11 @@ async def get_state(vehicle_id: VehicleIdPath, running: RunningDep) -> Response:
     if stored is None:
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
     if stored.snapshot is None:
-        raise NoState(f"{vehicle_id} has no state: no sample was accepted in this session", vehicle_id=vehicle_id)
-    return Response(
-        stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)}
-    )
+        raise NoState(
+            f"{vehicle_id} has no state: no sample was accepted in this session, or its snapshot is gone",
+            vehicle_id=vehicle_id,
+        )
+    return Response(stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)})
 
 
 def etag(vehicle_id: str, stored: Stored) -> str:
@@ -99,7 +103,8 @@ def etag(vehicle_id: str, stored: Stored) -> str:
         snapshot = unpack_snapshot(stored.snapshot or b"")
     except StateCodecError as error:
         raise NoState(f"the stored state of {vehicle_id} is damaged: {error}", vehicle_id=vehicle_id) from error
-    return f'"{snapshot.epoch}-{snapshot.seq}-{stored.head[16:24].hex()}"'
+    version = read_version(stored.head)
+    return f'"{snapshot.epoch}-{snapshot.seq}-{0 if version is None else version.nonce:016x}"'
 
 
 def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
@@ -110,7 +115,7 @@ def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
         current = bytes(head["fingerprint"]).hex() == layout.fingerprint
     except ValueError:
         head, current = layout.salvage(data)[0], False
-    ts_ms, seq = last_ts_ms(head), int(head["seq"])
+    ts_ms, seq = int(head["last_ts_ms"]), int(head["seq"])
     phase = Phase(int(head["alert"]["phase"]))
     return Vehicle(
         vehicle_id=vehicle_id,
@@ -147,6 +152,9 @@ def decode_cursor(cursor: str) -> Ranked:
     """
     try:
         risk, vehicle_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ", 1)
-        return Ranked(float(risk), vehicle_id)
+        ranked = Ranked(float(risk), vehicle_id)
     except (ValueError, binascii.Error) as error:
         raise InvalidCursor("cursor: is not one that this list gave out") from error
+    if not math.isfinite(ranked.risk) or not re.fullmatch(VEHICLE_ID_PATTERN, vehicle_id):
+        raise InvalidCursor("cursor: is not one that this list gave out")
+    return ranked

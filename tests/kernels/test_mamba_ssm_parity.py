@@ -10,7 +10,7 @@ from kernels.reference import block_scan, block_step
 from kernels.scan import selective_scan_chunked, selective_scan_mamba_ssm
 from model.network import Block, block_weights
 from tests.kernels.test_backend import relative_error
-from tests.kernels.test_scan import operands
+from tests.kernels.test_scan import Operands, operands
 
 pytestmark = pytest.mark.gpu
 
@@ -43,9 +43,7 @@ def test_scan_outputs_and_last_state_agree(mamba_ssm_block: Any, length: int) ->
     expected = theirs(x, inference_params=cache)
     weights = block_weights(ours.cuda().float())
     for scan in (selective_scan_ref, selective_scan_chunked):
-        y, our_conv, our_ssm = block_scan(
-            CONFIG, weights, x, torch.ones(4, length, device="cuda"), None, None, scan
-        )
+        y, our_conv, our_ssm = block_scan(CONFIG, weights, x, torch.ones(4, length, device="cuda"), None, None, scan)
         assert relative_error(y, expected.double().cpu()) < 1e-5
         assert relative_error(our_ssm, ssm.double().cpu()) < 1e-5
         assert relative_error(our_conv, conv[..., 1:].double().cpu()) < 1e-5
@@ -73,10 +71,12 @@ def test_training_scan_agrees_with_long_gaps_and_its_gradients(mamba_ssm_block: 
     """mamba-ssm's kernel with scaled inputs equals the time-aware reference in float64, gradients included."""
     assert mamba_ssm_block
     parts = operands(2, 200, 8, 16)
-    truth_parts = [part.clone().requires_grad_() for part in parts]
-    fast_parts = [part.float().cuda().requires_grad_() for part in parts]
-    y_truth, last_truth = selective_scan_ref(*truth_parts, None)
-    y, last = selective_scan_mamba_ssm(*fast_parts, None)
+    truth_parts: Any = [part.clone().requires_grad_() for part in parts]
+    fast_parts: Any = [part.float().cuda().requires_grad_() for part in parts]
+    truth_operands: Operands = tuple(truth_parts)
+    fast_operands: Operands = tuple(fast_parts)
+    y_truth, last_truth = selective_scan_ref(*truth_operands, None)
+    y, last = selective_scan_mamba_ssm(*fast_operands, None)
     assert relative_error(y, y_truth.detach()) < 1e-5
     assert relative_error(last, last_truth.detach()) < 1e-5
     weight = torch.randn_like(y_truth)

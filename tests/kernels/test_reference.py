@@ -77,9 +77,7 @@ def test_at_the_nominal_interval_a_block_is_plain_mamba(config: MambaConfig, mak
     x = torch.randn(config.d_model, dtype=torch.float64)
     conv = torch.randn(config.d_inner, config.d_conv - 1, dtype=torch.float64)
     ssm = torch.randn(config.d_inner, config.d_state, dtype=torch.float64)
-    y, new_conv, new_ssm = block_step(
-        config, block, x[None], torch.ones(1, dtype=torch.float64), conv[None], ssm[None]
-    )
+    y, new_conv, new_ssm = block_step(config, block, x[None], torch.ones(1, dtype=torch.float64), conv[None], ssm[None])
 
     u, z = (block.in_proj @ x)[: config.d_inner], (block.in_proj @ x)[config.d_inner :]
     taps = torch.cat((conv, u[:, None]), dim=1)

@@ -1,5 +1,6 @@
 """Bad input: each kind gets a clear problem document naming field and reason, and changes nothing."""
 
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -74,9 +75,7 @@ INVALID: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_values_are_named(
-    name: str, http: httpx.Client, vehicle: str, untouched: Callable[[], None]
-) -> None:
+def test_invalid_values_are_named(name: str, http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """422 with the path of the field and the reason; the vehicle stays as it was."""
     data, field, reason = INVALID[name]
     document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=data), 422)
@@ -156,9 +155,7 @@ def test_time_running_backwards_is_late(http: httpx.Client, vehicle: str, untouc
     untouched()
 
 
-def test_an_old_timestamp_without_seq_is_late(
-    http: httpx.Client, vehicle: str, untouched: Callable[[], None]
-) -> None:
+def test_an_old_timestamp_without_seq_is_late(http: httpx.Client, vehicle: str, untouched: Callable[[], None]) -> None:
     """Without seq the ts is the identity; one that was never accepted and is not new is late."""
     unnumbered = {"ts": START_MS + 42_000, "signals": {"speed": 1.0}}
     document = problem(http.post(f"/v1/vehicles/{vehicle}/telemetry", json=unnumbered), 409)
@@ -206,9 +203,36 @@ def test_nothing_is_stored_for_a_vehicle_that_only_sent_rubbish(http: httpx.Clie
     problem(http.get(f"/v1/vehicles/{vehicle}/state"), 404)
 
 
+def test_a_compressed_body_is_a_415(http: httpx.Client, vehicle: str) -> None:
+    """What is not read yet is named, not called unreadable JSON."""
+    headers = JSON | {"Content-Encoding": "gzip"}
+    response = http.post(f"/v1/vehicles/{vehicle}/telemetry", content=b"\x1f\x8b", headers=headers)
+    assert "gzip" in problem(response, 415)["detail"]
+
+
+def test_an_answer_does_not_outgrow_its_question(http: httpx.Client, vehicle: str) -> None:
+    """Tens of thousands of unknown fields are answered with the first ten and a count, long names cut short."""
+    rubbish = sample(0) | {f"{'x' * 500}{i}": 1 for i in range(1_000)}
+    response = http.post(f"/v1/vehicles/{vehicle}/telemetry", json=rubbish)
+    document = problem(response, 422)
+    assert len(document["errors"]) == 11
+    assert document["errors"][-1]["reason"] == "and 990 more"
+    assert len(response.content) < 10_000
+
+
+def test_pages_from_elsewhere_may_not_write(http: httpx.Client, vehicle: str) -> None:
+    """A browser on this machine cannot be made to reset vans by a foreign page; our own page may."""
+    foreign = {"Origin": "https://example.org"}
+    problem(http.post(f"/v1/vehicles/{vehicle}/sessions", headers=foreign), 403)
+    problem(http.get(f"/v1/vehicles/{vehicle}"), 404)
+    own = {"Origin": str(http.base_url).rstrip("/")}
+    assert http.post(f"/v1/vehicles/{vehicle}/sessions", headers=own).status_code == 201
+
+
 def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     """Whatever goes wrong, the answer has one shape."""
     problem(http.get("/v1/nothing"), 404)
     problem(http.delete("/v1/model"), 405)
     problem(http.get("/v1/vehicles", params={"limit": 0}), 422)
-    problem(http.get("/v1/vehicles", params={"cursor": "rubbish"}), 422)
+    for cursor in ("rubbish", base64.urlsafe_b64encode(b"nan van-1").decode(), "AAAA"):
+        problem(http.get("/v1/vehicles", params={"cursor": cursor}), 422)

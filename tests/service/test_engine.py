@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from prometheus_client import Histogram
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.runtime import ModelRuntime, recompute
+from model.runtime import ModelRuntime, StepScores, recompute
 from service.alerts import AlertPolicy
 from service.engine import StateEngine
 from service.errors import StoreUnavailable
+from service.head import VERSION
 from service.metrics import Metrics
 from service.state_codec import unpack_snapshot
 from service.store import Store, StoreMisconfigured, partition_of
@@ -162,9 +163,7 @@ def test_one_vehicles_conflict_does_not_fail_its_batch(
     run([one, two], scenario)
 
 
-def test_a_refusal_from_a_cached_head_is_confirmed(
-    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
-) -> None:
+def test_a_refusal_from_a_cached_head_is_confirmed(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
     """After another worker's reset, what our cache calls a duplicate is a new sample of the new session."""
     one, two = (worker(valkey.url, checkpoint) for _ in range(2))
 
@@ -241,11 +240,110 @@ def test_a_damaged_snapshot_starts_cold_and_is_counted(
         (answer,) = await reader.apply((vehicle, 3))
         assert answer.status is Status.APPLIED
         assert reader.metrics.state_resets.labels("unusable")._value.get() == 1
+        backwards = reader.read(vehicle, 4)
+        backwards = Sample(vehicle, backwards.ts_ms - 60_000, 4, None, backwards.signals)
+        assert (await reader.engine.apply([backwards]))[0].status is Status.LATE
         head = reader.engine.layout.unpack((await reader.store.heads([vehicle]))[0] or b"")
         assert int(head["samples"][0]) == 1
         assert int(head["seq"][0]) == 3
 
     run([writer, reader], scenario)
+
+
+def test_a_head_of_another_layout_goes_on_where_it_was(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
+) -> None:
+    """What a later version wrote, or rubbish, is salvaged and committed over; other vehicles of the batch do not notice."""
+    under_test = worker(valkey.url, checkpoint)
+    other, short = f"{vehicle}.other", f"{vehicle}.short"
+
+    async def scenario() -> None:
+        with valkey.client as client:
+            later = VERSION.pack(4, 99, 20, 77, 1_760_000_000_000) + b"a later layout"
+            client.set(f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:v:{vehicle}:head", later)
+            client.set(f"{{ew:{partition_of(short, PARTITIONS)}}}:v:{short}:head", b"rubbish")
+        answers = await under_test.apply((vehicle, 20), (other, 0), (short, 0))
+        assert [a.status.value for a in answers] == ["duplicate", "applied", "applied"]
+        answers = await under_test.apply((vehicle, 21), (other, 1), (short, 1))
+        assert [a.status.value for a in answers] == ["applied"] * 3
+        assert (await under_test.state(vehicle))[:2] == (4, 21)
+        assert under_test.metrics.commit_conflicts._value.get() == 0
+
+    run([under_test], scenario)
+
+
+def test_a_firing_alert_outlives_a_cold_start(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
+    """When the state is lost, a firing alert goes on and resolves under the same id when risk is low."""
+    alarmed = worker(valkey.url, checkpoint, alerts=policy(threshold=1e-9))
+    calm = worker(valkey.url, checkpoint)
+
+    async def scenario() -> None:
+        await alarmed.apply((vehicle, 0))
+        (firing,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
+        with valkey.client as client:
+            client.delete(*client.keys(f"*v:{vehicle}:snap:*"))
+        await calm.apply((vehicle, 1))
+        (resolved,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
+        assert (resolved["phase"], resolved["id"]) == ("resolved", firing["id"])
+        assert calm.metrics.alert_transitions.labels("thermal_risk", "resolved")._value.get() == 1
+
+    run([alarmed, calm], scenario)
+
+
+def test_a_risk_that_is_not_finite_is_refused_and_stored_nowhere(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One vehicle's NaN is its own: it is refused with the reason, its neighbour is applied, the next sample works."""
+    under_test = worker(valkey.url, checkpoint)
+    other = f"{vehicle}.other"
+
+    async def scenario() -> None:
+        await under_test.apply((vehicle, 0), (other, 0))
+        step = under_test.engine._runtime.step
+
+        def broken(slots: Any, features: Any) -> StepScores:
+            scores = step(slots, features)
+            scores.risk[0] = np.nan
+            return scores
+
+        monkeypatch.setattr(under_test.engine._runtime, "step", broken)
+        bad, good = await under_test.apply((vehicle, 1), (other, 1))
+        assert (bad.status, good.status) == (Status.INVALID, Status.APPLIED)
+        assert bad.reason is not None
+        assert "finite" in bad.reason
+        monkeypatch.undo()
+        assert (await under_test.apply((vehicle, 1)))[0].status is Status.APPLIED
+        assert close_to((await under_test.state(vehicle))[2], offline(checkpoint, under_test.reader, vehicle, 2))
+
+    run([under_test], scenario)
+
+
+def test_a_resolved_alert_outlives_further_resets(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
+    """The last alert of a vehicle stays on record when its next session is reset too."""
+    under_test = worker(valkey.url, checkpoint, alerts=policy(threshold=1e-9))
+
+    async def scenario() -> None:
+        await under_test.apply((vehicle, 0))
+        for _ in range(2):
+            await under_test.engine.reset(vehicle)
+        assert [a["phase"] for a in await under_test.store.alerts() if a["vehicle_id"] == vehicle] == ["resolved"]
+
+    run([under_test], scenario)
+
+
+def test_many_lists_at_once_leave_the_store_to_telemetry(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
+) -> None:
+    """A hundred list requests at once neither fail nor make a sample fail."""
+    under_test = worker(valkey.url, checkpoint)
+
+    async def scenario() -> None:
+        lists = [asyncio.create_task(under_test.store.vehicles_by_risk(10, None)) for _ in range(100)]
+        answers = [(await under_test.apply((vehicle, i)))[0].status for i in range(3)]
+        assert answers == [Status.APPLIED] * 3
+        assert len(await asyncio.gather(*lists)) == 100
+
+    run([under_test], scenario)
 
 
 def test_old_snapshots_do_not_pile_up(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
@@ -298,7 +396,7 @@ def test_a_store_that_would_lose_data_is_refused(tmp_path_factory: pytest.TempPa
 
     try:
         with pytest.raises(StoreMisconfigured, match="CONFIG SET maxmemory-policy noeviction"):
-            asyncio.run(check(4))
+            asyncio.run(check(16))  # refused, and leaves no mark: the next number of partitions is free
         with evicting.client as client:
             client.config_set("maxmemory-policy", "noeviction")
         asyncio.run(check(4))

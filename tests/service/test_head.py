@@ -8,8 +8,17 @@ import pytest
 from model.channels import VAN_SCHEMA
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.head import N_INTERVALS, N_RECENT, VERSION_BYTES, HeadLayout, Heads, append_seq, record_accepted, was_accepted
-from service.store import VERSION
+from service.head import (
+    N_INTERVALS,
+    N_RECENT,
+    VERSION,
+    HeadLayout,
+    Heads,
+    append_seq,
+    read_version,
+    record_accepted,
+    was_accepted,
+)
 from service.verdict import Status, judge
 from service.wire import Sample
 
@@ -33,7 +42,6 @@ def numbered(seq: int | None, *, ts_ms: int | None = None, epoch: int | None = N
 def accept(heads: Heads, sample: Sample, seq: int) -> None:
     """Apply a sample to a head without a network."""
     heads["risk"] = 0.25
-    heads["preprocess"]["last_ts_ms"] = sample.ts_ms
     record_accepted(heads, [sample], np.array([seq]))
 
 
@@ -50,19 +58,21 @@ def test_a_head_survives_its_bytes_and_begins_with_its_version(layout: HeadLayou
     heads["nonce"] = 99
     again = layout.unpack(heads.tobytes())
     assert again.tobytes() == heads.tobytes()
-    assert VERSION.size == VERSION_BYTES
-    assert VERSION.unpack(heads.tobytes()[:VERSION_BYTES]) == (3, 1, 7, 99)
+    assert read_version(heads.tobytes()) == (3, 1, 7, 99, START_MS + 35_000)
+    assert read_version(heads.tobytes()[: VERSION.size - 1]) is None
 
 
 def test_another_layout_is_refused_and_its_session_salvaged(layout: HeadLayout) -> None:
     """A head of another size keeps epoch, seq and nonce; everything up to its seq counts as accepted."""
-    foreign = VERSION.pack(5, 2, 41, 77) + b"whatever a later version writes"
+    foreign = VERSION.pack(5, 2, 41, 77, START_MS) + b"whatever a later version writes"
     with pytest.raises(ValueError, match="bytes"):
         layout.unpack(foreign)
     head = layout.salvage(foreign)[0]
     assert (int(head["epoch"]), int(head["seq"]), int(head["nonce"]), int(head["samples"])) == (5, 41, 77, 0)
     assert was_accepted(head, 40)
     assert not was_accepted(head, 42)
+    assert verdict(head[None], numbered(42, ts_ms=START_MS)) is Status.LATE
+    assert int(layout.salvage(b"short")["epoch"][0]) == 1
 
 
 def test_a_cold_start_keeps_the_session(layout: HeadLayout) -> None:
@@ -76,6 +86,10 @@ def test_a_cold_start_keeps_the_session(layout: HeadLayout) -> None:
     assert int(cold["preprocess"]["last_ts_ms"][0]) == -1
     assert verdict(cold, numbered(4)) is Status.DUPLICATE
     assert verdict(cold, numbered(3)) is Status.LATE
+    assert verdict(cold, numbered(None, ts_ms=START_MS + 5_001)) is Status.LATE
+    assert verdict(cold, numbered(9, ts_ms=START_MS + 19_999)) is Status.LATE
+    accept(cold, numbered(5), 5)
+    assert cold["recent"][0]["seq"][:5].tolist() == [0, 1, 4, 5, -1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -116,6 +130,7 @@ def test_verdicts_without_seq(layout: HeadLayout) -> None:
     heads = layout.new_session(1)
     for i in range(N_RECENT + 5):
         accept(heads, numbered(None, ts_ms=START_MS + i), i)
+    assert verdict(heads, numbered(2, ts_ms=START_MS + 10_000)) is Status.LATE  # a number we gave is nobody's duplicate
     newest = START_MS + N_RECENT + 4
     assert verdict(heads, numbered(None, ts_ms=newest)) is Status.DUPLICATE
     assert verdict(heads, numbered(None, ts_ms=newest, value=2.0)) is Status.CONFLICT

@@ -37,4 +37,6 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
 def test_printed_settings_hide_the_password() -> None:
     """`serve --print-settings` may be pasted into a ticket."""
     assert masked(Settings(store="redis://me:secret@db:6379/0"))["store"] == "redis://me:***@db:6379/0"
+    assert "secret" not in masked(Settings(store="redis://db:6379/0?password=secret"))["store"]
+    assert masked(Settings(store="redis://db:6379/0"))["store"] == "redis://db:6379/0"
     assert masked(Settings())["store"] == "embedded"

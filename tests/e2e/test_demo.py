@@ -1,0 +1,106 @@
+"""`emberwatch demo` and the other commands as their users run them."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.processes import free_port, wait_until
+
+CLI = [sys.executable, "-m", "service.cli"]
+
+
+def valkeys(folder: Path) -> list[psutil.Process]:
+    """Living Valkeys whose configuration is in this folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and str(folder) in " ".join(process.info["cmdline"] or [])
+        and "valkey-server" in (process.info["cmdline"] or [""])[0]
+    ]  # fmt: skip
+
+
+def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
+    """It prints its URLs, vans arrive with risks, Ctrl-C ends it with exit code 0 and leaves data but no process."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [*CLI, "demo", "--port", str(port), "--data-dir", str(tmp_path), "--vans", "3", "--speed", "120"]
+    words = tmp_path / "words.txt"  # a file: a pipe that nobody reads would stop the demo
+    with words.open("w") as file:
+        process = subprocess.Popen(command, stderr=file)
+
+    def applied() -> bool:
+        try:
+            return 'samples_total{status="applied"}' in httpx.get(f"{url}/metrics").text
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(applied, "the demo's first samples", timeout_s=120)
+        vans = httpx.get(f"{url}/v1/vehicles").json()["vehicles"]
+        assert 1 <= len(vans) <= 3
+        assert all(0 <= van["risk"] <= 1 for van in vans if van["risk"] is not None)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+    said = words.read_text()
+    assert process.returncode == 0, said
+    assert url in said
+    assert "stopping" in said
+    assert "'applied'" in said
+    assert "Traceback" not in said
+    assert any((tmp_path / "appendonlydir").iterdir())
+    assert valkeys(tmp_path) == []
+
+
+def test_a_second_demo_goes_on_with_new_sessions(tmp_path: Path) -> None:
+    """Run to its end twice on one data folder: the second is as accepted as the first."""
+    command = [*CLI, "demo", "--port", str(free_port()), "--data-dir", str(tmp_path), "--vans", "1", "--hours", "0.1"]
+    for _ in range(2):
+        done = subprocess.run([*command, "--speed", "3600"], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "samples: {'applied': " in done.stderr
+        assert "late" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay", "nowhere.csv", "--format", "csv", "--vehicle", "v"], "nowhere.csv is not a file"),
+        (["replay", __file__, "--format", "xls", "--vehicle", "v"], "format must be one of"),
+        (["serve", "--host", "0.0.0.0"], "not loopback"),  # noqa: S104
+        (["serve", "--backend", "cdua"], "backend"),
+        (["state", "verify", "v", "nowhere.csv", "--format", "csv"], "nowhere.csv is not a file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_two(arguments: list[str], message: str) -> None:
+    """No traceback for a user's mistake."""
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_command_has_help() -> None:
+    """`--help` of the command and its children."""
+    for arguments in ([], ["serve"], ["replay"], ["demo"], ["state"], ["state", "verify"]):
+        done = subprocess.run([*CLI, *arguments, "--help"], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+def test_a_replay_without_a_service_says_so(tmp_path: Path) -> None:
+    """After its retries the command gives up with the address it tried."""
+    (tmp_path / "drive.csv").write_text("ts,speed\n2026-09-14T08:00:00Z,1\n")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [*CLI, "replay", str(tmp_path / "drive.csv"), "--format", "csv", "--vehicle", "v", "--url", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "no answer from" in done.stderr
