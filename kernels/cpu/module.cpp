@@ -65,7 +65,8 @@ class Stepper {
               pointer<float>(out)};
     next_task_ = 0;
     const int members = int(tasks_.size()) < team_.size() ? int(tasks_.size()) : team_.size();
-    if (members > 0) team_.run([](void* self, int member) { static_cast<Stepper*>(self)->work(member); }, this, members);
+    const auto work = [](void* self, int member) { static_cast<Stepper*>(self)->work(member); };
+    if (members > 0) team_.run(work, this, members);
   }
 
  private:
@@ -75,7 +76,9 @@ class Stepper {
     starts_.assign(1, 0);
     tasks_.clear();
     for (std::int64_t i = 0; i < vehicles; ++i) {
-      if (slots[i] < 0 || slots[i] >= n_slots) throw py::index_error("slot " + std::to_string(slots[i]) + " is not in the pool");
+      if (slots[i] < 0 || slots[i] >= n_slots) {
+        throw py::index_error("slot " + std::to_string(slots[i]) + " is not in the pool");
+      }
       const std::int64_t length = lengths == nullptr ? 1 : lengths[i];
       if (length < 0) throw std::invalid_argument("a length must not be negative");
       starts_.push_back(starts_.back() + length);

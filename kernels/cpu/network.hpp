@@ -44,7 +44,8 @@ inline void gate(const Sizes& s, const Block& block, const Workspace& at, int ro
 }
 
 // Whose rows a block holds. Returns the number of segments.
-inline int find_segments(const Batch& batch, std::int64_t vehicle, std::int64_t first_row, int rows, Segment* segments) {
+inline int find_segments(const Batch& batch, std::int64_t vehicle, std::int64_t first_row, int rows,
+                         Segment* segments) {
   int count = 0;
   for (int row = 0; row < rows; ++vehicle) {
     const std::int64_t left = batch.starts[vehicle + 1] - (first_row + row);

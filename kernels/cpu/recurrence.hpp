@@ -59,7 +59,8 @@ struct ScanRows {
 // One row of one channel: h = exp2(dt * decay) * h + weight * B, summed against C over the lanes.
 // kVectors: vectors of d_state, or 0 when d_state is not a multiple of the lanes.
 template <int kVectors>
-inline Vec advance_channel(float* h, const float* decay, Vec dt, Vec weight, const float* B, const float* C, int d_state) {
+inline Vec advance_channel(float* h, const float* decay, Vec dt, Vec weight, const float* B, const float* C,
+                           int d_state) {
   Vec dot{};
   if constexpr (kVectors > 0) {
 #pragma GCC unroll 8

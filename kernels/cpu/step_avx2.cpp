@@ -5,7 +5,11 @@
 
 namespace emberwatch {
 
-const Kernel kAvx2{"avx2", avx2::kLanes, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); }, avx2::advance};
+static bool supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+const Kernel kAvx2{"avx2", avx2::kLanes, supported, avx2::advance};
 
 }  // namespace emberwatch
 #endif

@@ -5,7 +5,12 @@
 
 namespace emberwatch {
 
-const Kernel kAvx512{"avx512", avx512::kLanes, [] { return bool(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")); }, avx512::advance};
+static bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+
+const Kernel kAvx512{"avx512", avx512::kLanes, supported, avx512::advance};
 
 }  // namespace emberwatch
 #endif
