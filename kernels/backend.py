@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.config import MambaConfig
+from kernels.cpu import CpuBackend, missing_for_cpu
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
 from kernels.scan import selective_scan_chunked
@@ -14,7 +15,7 @@ from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "reference", "cuda")
+BACKENDS = ("auto", "reference", "cpu", "cuda")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -91,20 +92,37 @@ def choose_device(name: str) -> tuple[str, torch.device]:
             "backend 'cuda' needs a CUDA device and a CUDA build of torch; "
             f"torch {torch.__version__} sees none. Use --backend reference or auto."
         )
+    missing = missing_for_cpu()
+    if name == "cpu" and missing is not None:
+        raise BackendUnavailableError(f"backend 'cpu': {missing}. Use --backend reference or auto.")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "reference"
+        name = _best_backend(missing)
         logger.info("backend auto chose %s (torch %s)", name, torch.__version__)
     return name, torch.device("cuda" if name == "cuda" else "cpu")
+
+
+def _best_backend(missing: str | None) -> str:
+    """What `auto` takes; `missing` is what the backend `cpu` lacks."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if missing is None:
+        return "cpu"
+    logger.warning("backend auto cannot use cpu and falls back to the torch reference, which is slower: %s", missing)
+    return "reference"
 
 
 def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> Backend:
     """The backend called `name`, with its own fp32 copy of the weights on its device.
 
-    Both of today's backends run the reference maths in plain torch; what differs is the device.
+    `cpu` is the C++ kernel; `reference` and `cuda` run the reference maths in plain torch and differ in the device.
 
     Raises:
         BackendUnavailableError: it cannot run here.
         ValueError: no backend has that name.
     """
     name, device = choose_device(name)
+    if name == "cpu":
+        backend = CpuBackend(config, weights)
+        logger.info("backend cpu runs %s on %d threads", backend.isa, backend.threads)
+        return backend
     return TorchBackend(name, config, weights.to(device=device, dtype=torch.float32), device)

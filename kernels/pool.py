@@ -8,10 +8,13 @@ from kernels.reference import RecurrentState
 
 
 class StatePool:
-    """Recurrent states by slot, fp32, one contiguous record per slot and kind.
+    """Recurrent states by slot, fp32, one contiguous record per slot and kind. The only place that knows their layout.
+
+    The convolution's samples lie slice by slice, so that a vector load takes one sample of many channels; `read` and
+    `write` speak the reference layout of `RecurrentState`.
 
     Attributes:
-        conv: (n_slots, n_layer, d_inner, d_conv - 1).
+        conv: (n_slots, n_layer, d_conv - 1, d_inner), oldest sample first.
         ssm: (n_slots, n_layer, d_inner, d_state).
 
     Slot 0 is the dummy that absorbs padding; it belongs to no vehicle. Which vehicle sits where is not known here.
@@ -21,7 +24,8 @@ class StatePool:
         if n_slots < 2:
             raise ValueError(f"n_slots must be at least 2 (slot 0 is the dummy), got {n_slots}")
         self.config = config
-        self.conv = torch.zeros(n_slots, *config.conv_state_shape, device=device)
+        n_layer, d_inner, history = config.conv_state_shape
+        self.conv = torch.zeros(n_slots, n_layer, history, d_inner, device=device)
         self.ssm = torch.zeros(n_slots, *config.ssm_state_shape, device=device)
 
     @property
@@ -31,11 +35,11 @@ class StatePool:
 
     def read(self, slots: Tensor) -> RecurrentState:
         """Copy of the states in `slots` (batch,) int64."""
-        return RecurrentState(self.conv[slots], self.ssm[slots])
+        return RecurrentState(self.conv[slots].transpose(-1, -2).contiguous(), self.ssm[slots])
 
     def write(self, slots: Tensor, state: RecurrentState) -> None:
         """Overwrite the states in `slots` (batch,) int64, which must not repeat."""
-        self.conv[slots] = state.conv.to(self.conv)
+        self.conv[slots] = state.conv.to(self.conv).transpose(-1, -2)
         self.ssm[slots] = state.ssm.to(self.ssm)
 
     def zero(self, slots: Tensor) -> None:

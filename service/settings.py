@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     partitions: int = Field(16, ge=1, le=16_384, description="fixed for a data set: vehicles are spread over so many")
     store_timeout_s: float = Field(5.0, gt=0, description="longest wait for one store call, seconds")
     checkpoint: Path = Field(SHIPPED, description="folder of the model")
-    backend: Literal["auto", "reference", "cuda"] = Field("auto", description="who computes the step")
+    backend: Literal["auto", "reference", "cpu", "cuda"] = Field("auto", description="who computes the step")
     slots: int = Field(1_024, ge=2, description="vehicles whose state is kept in memory; 278 kB each")
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
     max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")

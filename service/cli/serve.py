@@ -23,7 +23,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     store: Annotated[str | None, typer.Option(help="'embedded', or a redis:// or unix:// URL.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded store.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, reference or cuda.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, reference, cpu or cuda.")] = None,
     *,
     print_settings: Annotated[bool, typer.Option("--print-settings", help="Print every setting and exit.")] = False,
 ) -> None:

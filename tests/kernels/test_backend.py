@@ -1,6 +1,8 @@
 """The same promises for every backend: correct in place, isolated, and chosen aloud."""
 
 import logging
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,10 +16,26 @@ from kernels import (
     StatePool,
     choose_backend,
     network_scan,
+    network_step,
+    selective_scan_chunked,
 )
-from tests.kernels.conftest import MakeWeights
+from kernels.cpu import missing_for_cpu
+from tests.kernels.conftest import FULL, SMALL, MakeWeights
 
-NAMES = ["reference", pytest.param("cuda", marks=pytest.mark.gpu)]
+NAMES = [
+    "reference",
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(missing_for_cpu() is not None, reason=f"backend cpu: {missing_for_cpu()}")
+    ),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+SIZES = [
+    SMALL,
+    replace(SMALL, d_model=19, expand=1, d_state=16, d_conv=2),
+    replace(SMALL, d_model=21, d_state=32, d_conv=5, dt_rank=17),
+    replace(FULL, n_layer=2, d_state=128),
+    FULL,
+]
 
 
 @pytest.fixture
@@ -27,9 +45,35 @@ def weights(config: MambaConfig, make_weights: MakeWeights) -> NetworkWeights:
 
 
 @pytest.fixture(params=NAMES)
-def backend(request: pytest.FixtureRequest, config: MambaConfig, weights: NetworkWeights) -> Backend:
+def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that this machine can run."""
-    return choose_backend(request.param, config, weights)
+    return str(request.param)
+
+
+@pytest.fixture
+def backend(backend_name: str, config: MambaConfig, weights: NetworkWeights) -> Backend:
+    """Each backend, on the network under test."""
+    return choose_backend(backend_name, config, weights)
+
+
+def random_state(config: MambaConfig, batch: int) -> RecurrentState:
+    """A state in float64 that fp32 holds exactly, so that a difference is the step's alone."""
+    return RecurrentState(
+        torch.randn(batch, *config.conv_state_shape).double(), torch.randn(batch, *config.ssm_state_shape).double()
+    )
+
+
+def random_ratio(*shape: int) -> torch.Tensor:
+    """Elapsed-time ratios from 0.2 to 10,000, log-uniform, exact in fp32."""
+    return torch.exp(math.log(0.2) + torch.rand(*shape) * math.log(50_000.0)).double()
+
+
+def poisoned_pool(config: MambaConfig, n_slots: int, device: torch.device) -> StatePool:
+    """A pool in which any state that was not written is NaN."""
+    pool = StatePool(config, n_slots, device)
+    pool.conv.fill_(torch.nan)
+    pool.ssm.fill_(torch.nan)
+    return pool
 
 
 def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -43,17 +87,16 @@ def test_steps_in_place_equal_the_float64_scan(backend: Backend, config: MambaCo
     features = torch.randn(3, length, config.d_input, dtype=torch.float64)
     ratio = torch.exp(torch.randn(3, length, dtype=torch.float64))
     truth, last = network_scan(config, weights, features, ratio)
-    pool = StatePool(config, 8, backend.device)
-    pool.conv.fill_(torch.nan)
-    pool.ssm.fill_(torch.nan)
+    pool = poisoned_pool(config, 8, backend.device)
     pool.zero(slots.to(backend.device))
     for t in range(length):
         output = backend.step(pool, slots, features[:, t].float(), ratio[:, t].float())
         assert relative_error(output.risk_logit, truth.risk_logit[:, t]) < 1e-4
         assert relative_error(output.forecast_mean, truth.forecast_mean[:, t]) < 1e-4
         assert relative_error(output.forecast_log_scale, truth.forecast_log_scale[:, t]) < 1e-4
-    assert relative_error(pool.ssm[slots], last.ssm) < 1e-5
-    assert relative_error(pool.conv[slots], last.conv) < 1e-5
+    state = pool.read(slots.to(backend.device))
+    assert relative_error(state.ssm, last.ssm) < 1e-5
+    assert relative_error(state.conv, last.conv) < 1e-5
 
 
 def test_unused_slots_stay_bit_equal(backend: Backend, config: MambaConfig) -> None:
@@ -67,6 +110,86 @@ def test_unused_slots_stay_bit_equal(backend: Backend, config: MambaConfig) -> N
     assert torch.equal(conv[unused], pool.conv[unused])
     assert torch.equal(ssm[unused], pool.ssm[unused])
     assert not torch.equal(ssm[[7, 1]], pool.ssm[[7, 1]])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda c: f"inner{c.d_inner}-state{c.d_state}-conv{c.d_conv}")
+@pytest.mark.parametrize("batch", [1, 2, 13, 49])
+def test_one_step_from_any_state_at_any_size(
+    backend_name: str, make_weights: MakeWeights, size: MambaConfig, batch: int
+) -> None:
+    """Odd widths and batches, gaps of a second to half a day: outputs and states equal float64 to fp32 rounding."""
+    weights = make_weights(size)
+    backend = choose_backend(backend_name, size, weights)
+    pool = poisoned_pool(size, batch + 5, backend.device)
+    slots = 1 + torch.randperm(batch + 4)[:batch]
+    start, ratio = random_state(size, batch), random_ratio(batch)
+    features = torch.randn(batch, size.d_input).double()
+    truth, after = network_step(size, weights, features, ratio, start)
+    pool.write(slots.to(backend.device), start)
+    output = backend.step(pool, slots, features.float(), ratio.float())
+    state = pool.read(slots.to(backend.device))
+    assert relative_error(output.risk_logit, truth.risk_logit) < 1e-4
+    assert relative_error(output.forecast_mean, truth.forecast_mean) < 1e-4
+    assert relative_error(output.forecast_log_scale, truth.forecast_log_scale) < 1e-4
+    assert relative_error(state.conv, after.conv) < 1e-5
+    assert relative_error(state.ssm, after.ssm) < 1e-5
+
+
+def test_a_batch_equals_its_vehicles_one_by_one_in_any_order(backend: Backend, config: MambaConfig) -> None:
+    """A batch of N gives what N batches of one give, and shuffling it permutes its outputs and nothing else."""
+    batch = 29
+    start = random_state(config, batch)
+    features, ratio = torch.randn(batch, config.d_input), random_ratio(batch).float()
+    slots, order = 1 + torch.randperm(batch), torch.randperm(batch)
+
+    def run(rows: list[torch.Tensor]) -> tuple[torch.Tensor, RecurrentState]:
+        pool = poisoned_pool(config, batch + 1, backend.device)
+        pool.write(slots.to(backend.device), start)
+        risk = torch.empty(batch)
+        for part in rows:
+            risk[part] = backend.step(pool, slots[part], features[part], ratio[part]).risk_logit.cpu()
+        return risk, pool.read(slots.to(backend.device))
+
+    together, state = run([torch.arange(batch)])
+    for rows in ([order], list(order.unsqueeze(1))):
+        risk, other = run(rows)
+        torch.testing.assert_close(risk, together, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other.ssm, state.ssm, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other.conv, state.conv, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_goes_to_slot_zero_and_changes_no_vehicle(backend: Backend, config: MambaConfig) -> None:
+    """Rows of slot 0, however many, leave the results of the other rows as they are."""
+    start, features, ratio = random_state(config, 3), torch.randn(8, config.d_input), random_ratio(8).float()
+    slots = torch.tensor([0, 3, 0, 0, 1, 2, 0, 0])
+    real = slots > 0
+    results = []
+    for rows in (torch.arange(8), torch.arange(8)[real]):
+        pool = StatePool(config, 4, backend.device)
+        pool.write(slots[real].to(backend.device), start)
+        output = backend.step(pool, slots[rows], features[rows], ratio[rows])
+        results.append((output.risk_logit, pool.read(slots[real].to(backend.device))))
+    (padded, padded_state), (plain, plain_state) = results
+    torch.testing.assert_close(padded[real.to(backend.device)], plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(padded_state.ssm, plain_state.ssm, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_day_of_steps_stays_within_promise_one(backend_name: str, make_weights: MakeWeights) -> None:
+    """17,280 fp32 steps, some over long gaps: the state is within 1e-4 of the float64 scan (relative norm)."""
+    config = replace(FULL, d_model=32, n_layer=2)
+    length, weights = 17_280, make_weights(config)
+    backend = choose_backend(backend_name, config, weights)
+    features = torch.randn(2, length, config.d_input).double()
+    ratio = torch.where(torch.rand(2, length) < 0.01, random_ratio(2, length), 1.0)
+    _, truth = network_scan(config, weights, features, ratio, scan=selective_scan_chunked)
+    pool, slots = StatePool(config, 3, backend.device), torch.tensor([2, 1])
+    rows, ratios = features.float().unbind(1), ratio.float().unbind(1)
+    for row, row_ratio in zip(rows, ratios, strict=True):
+        backend.step(pool, slots, row, row_ratio)
+    state = pool.read(slots.to(backend.device))
+    assert relative_error(state.ssm, truth.ssm) < 1e-4
+    assert relative_error(state.conv, truth.conv) < 1e-4
 
 
 def test_the_scan_resumes_from_a_state(backend: Backend, config: MambaConfig, weights: NetworkWeights) -> None:
@@ -110,13 +233,13 @@ def test_auto_says_what_it_chose(
     """`auto` picks a backend that runs here and logs it."""
     with caplog.at_level(logging.INFO, logger="kernels.backend"):
         backend = choose_backend("auto", config, weights)
-    assert backend.name in {"reference", "cuda"}
+    assert backend.name in {"reference", "cpu", "cuda"}
     assert f"backend auto chose {backend.name}" in caplog.text
 
 
 def test_an_unknown_backend_is_refused_with_the_choices(config: MambaConfig, weights: NetworkWeights) -> None:
     """A typing error in the setting names the valid values."""
-    with pytest.raises(ValueError, match="auto, reference, cuda"):
+    with pytest.raises(ValueError, match="auto, reference, cpu, cuda"):
         choose_backend("cdua", config, weights)
 
 

@@ -1,0 +1,96 @@
+// What the kernels share, whatever the instruction set: sizes, packed weights, one call's operands, one thread's rows.
+//
+// The order of the packed weights is written twice, here (`Network`) and in pack.py; the constructor compares the
+// totals, and every test of the backend compares the numbers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace emberwatch {
+
+// Every row of activations and weights is padded to this many floats: one cache line, and the widest vector.
+constexpr int kPad = 16;
+constexpr int padded(int n) { return (n + kPad - 1) / kPad * kPad; }
+
+// Names and meaning as in kernels/config.py.
+struct Sizes {
+  int d_input, n_channels, d_model, n_layer, d_state, d_conv, d_inner, dt_rank;
+  float max_hold_ratio, norm_eps;
+
+  int projected() const { return padded(dt_rank) + 2 * padded(d_state); }  // x_proj's outputs: dt, B, C, each padded
+  int head() const { return 2 * n_channels + 1; }                          // means, log scales, risk logit
+  std::size_t conv_stride() const { return std::size_t(d_inner) * (d_conv - 1); }  // floats of one layer's conv_state
+  std::size_t ssm_stride() const { return std::size_t(d_inner) * d_state; }        // floats of one layer's ssm_state
+};
+
+// A projection, packed so that one vector load gives `lanes` outputs of one input: (outputs / lanes, depth, lanes).
+struct Linear {
+  const float* weight;
+  const float* bias;  // (outputs,)
+  int depth;          // inputs
+  int outputs;        // padded
+};
+
+struct Block {
+  Linear in_proj;          // RMSNorm's weight folded in; u, then z, each padded
+  const float* conv_taps;  // (d_conv, padded d_inner): a tap of all channels is one run
+  const float* conv_bias;  // (padded d_inner,)
+  Linear x_proj;           // dt, B, C, each padded
+  Linear dt_proj;
+  const float* decay;  // (d_inner, padded d_state): -exp(A_log) * log2(e), so that exp(dt * A) = exp2(dt * decay)
+  const float* skip;   // (padded d_inner,): D
+  Linear out_proj;
+};
+
+struct Network {
+  Sizes sizes;
+  Linear embedding;
+  std::vector<Block> blocks;
+  Linear heads;  // norm_f's weight folded in
+
+  // `packed` stays owned by the caller. Throws std::invalid_argument when it does not hold exactly this network.
+  Network(const Sizes& sizes, const float* packed, std::size_t n_floats);
+};
+
+// One call: each vehicle brings `lengths[i]` consecutive rows (samples in order); a step is the case of one row each.
+struct Batch {
+  float* conv_state;           // (n_slots, n_layer, d_conv - 1, d_inner), updated in place
+  float* ssm_state;            // (n_slots, n_layer, d_inner, d_state), updated in place
+  const std::int64_t* slots;   // (vehicles,)
+  const std::int64_t* starts;  // (vehicles + 1,) first row of each vehicle
+  const float* features;       // (rows, d_input)
+  const float* ratio;          // (rows,) elapsed time over the nominal interval
+  float* out;                  // (rows, 2 * n_channels + 1): means, log scales, risk logit
+};
+
+// Rows that one thread carries through the network together. More rows share each load of the weights; fewer keep the
+// activations in the second-level cache and balance the threads better. Measured in docs/kernels.md.
+constexpr int kBlockRows = 24;
+
+// One thread's activations, allocated once.
+struct Workspace {
+  explicit Workspace(const Sizes& sizes);
+  float *x, *normed, *u, *projected, *dt, *dt_in, *y;
+
+ private:
+  std::vector<float> memory_;
+};
+
+// The whole network compiled for one instruction set.
+struct Kernel {
+  const char* name;
+  int lanes;
+  bool (*supported)();
+  // Carries rows [first_row, first_row + rows), rows <= kBlockRows, of which the first belongs to `vehicle`.
+  void (*advance)(const Network&, const Batch&, std::int64_t vehicle, std::int64_t first_row, int rows, Workspace&);
+};
+
+extern const Kernel kPortable;
+#if defined(__x86_64__)
+extern const Kernel kAvx2;
+extern const Kernel kAvx512;
+#endif
+
+}  // namespace emberwatch
