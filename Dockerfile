@@ -2,9 +2,12 @@
 # CPU image: two stages, non-root. The embedded Valkey comes with the Python packages; its data belongs on a volume.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
+# The compiler builds the CPU kernel; it stays behind in this stage.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/emberwatch
 ENV PATH=/opt/emberwatch/bin:$PATH
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY kernels kernels
 COPY model model
 COPY service service
