@@ -135,6 +135,16 @@ def test_one_step_from_any_state_at_any_size(
     assert relative_error(state.ssm, after.ssm) < 1e-5
 
 
+def assert_each_state_agrees(state: RecurrentState, other: RecurrentState) -> None:
+    """Two fp32 computations of the same states agree for every vehicle, in the measure of all our bounds.
+
+    Element by element they need not: a state that is a small difference of large terms keeps their rounding.
+    """
+    for vehicle in range(len(state.ssm)):
+        assert relative_error(state.ssm[vehicle], other.ssm[vehicle].double().cpu()) < 1e-5
+        assert relative_error(state.conv[vehicle], other.conv[vehicle].double().cpu()) < 1e-5
+
+
 def test_a_batch_equals_its_vehicles_one_by_one_in_any_order(backend: Backend, config: MambaConfig) -> None:
     """A batch of N gives what N batches of one give, and shuffling it permutes its outputs and nothing else."""
     batch = 29
@@ -154,8 +164,7 @@ def test_a_batch_equals_its_vehicles_one_by_one_in_any_order(backend: Backend, c
     for rows in ([order], list(order.unsqueeze(1))):
         risk, other = run(rows)
         torch.testing.assert_close(risk, together, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(other.ssm, state.ssm, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(other.conv, state.conv, rtol=1e-5, atol=1e-5)
+        assert_each_state_agrees(other, state)
 
 
 def test_padding_goes_to_slot_zero_and_changes_no_vehicle(backend: Backend, config: MambaConfig) -> None:
@@ -171,7 +180,7 @@ def test_padding_goes_to_slot_zero_and_changes_no_vehicle(backend: Backend, conf
         results.append((output.risk_logit, pool.read(slots[real].to(backend.device))))
     (padded, padded_state), (plain, plain_state) = results
     torch.testing.assert_close(padded[real.to(backend.device)], plain, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(padded_state.ssm, plain_state.ssm, rtol=1e-5, atol=1e-5)
+    assert_each_state_agrees(padded_state, plain_state)
 
 
 @pytest.mark.slow
