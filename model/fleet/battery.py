@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from model.fleet.jit import compiled
+from model.jit import compiled
 from model.fleet.vehicle import SERIES_CELLS, VanParameters
 
 KELVIN = 273.15

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from model.fleet.jit import compiled
+from model.jit import compiled
 from model.fleet.vehicle import VanParameters
 
 GRAVITY_MPS2 = 9.81

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fleet.jit import entry_point
+from model.jit import entry_point
 from model.fleet.limits import (
     CELL_HYSTERESIS_K,
     DRIVE_HYSTERESIS_K,

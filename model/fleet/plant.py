@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.fleet.battery import KELVIN, charge_power, current_for_power, open_circuit_v, resistance_factor
 from model.fleet.driveline import DriveLoad, drive_load, reachable_speed, resistance_force
 from model.fleet.faults import FaultPlan, Impairment, impairment_at
-from model.fleet.jit import compiled, entry_point
+from model.jit import compiled, entry_point
 from model.fleet.limits import HOT_CELL_LIMIT_C, INVERTER_LIMIT_C, MOTOR_WINDING_LIMIT_C
 from model.fleet.rounds import (
     AC_CHARGING,

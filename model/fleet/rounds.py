@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.fleet.jit import compiled
+from model.jit import compiled
 from model.fleet.vehicle import VanParameters
 
 PARKED, DRIVING, DELIVERING, WAITING, AC_CHARGING, FAST_CHARGING = range(6)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.channels import SIGNALS
 from model.fleet.depots import Depot, to_wgs84
-from model.fleet.jit import entry_point
+from model.jit import entry_point
 from model.fleet.limits import SAMPLE_PERIOD_S
 
 if TYPE_CHECKING:
