@@ -39,11 +39,12 @@ def entry_point_for(function: Function, *arguments: Any) -> Function:
 def _cached(function: Function, *signature: Any) -> Function:
     """Compile with the machine code kept on disk: in NUMBA_CACHE_DIR, or beside the source, or in the user's cache."""
     _forget_stale_code(function)
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
     try:
-        return cast(Function, numba.njit(*signature, error_model="numpy", nogil=True, cache=True)(function))
+        return cast(Function, numba.njit(*signature, **options, cache=True)(function))
     except RuntimeError as error:  # numba finds no folder that it may write to
         logger.warning("machine code is not kept, every start compiles again: %s", error)
-        return cast(Function, numba.njit(*signature, error_model="numpy", nogil=True)(function))
+        return cast(Function, numba.njit(*signature, **options)(function))
 
 
 def _forget_stale_code(function: Callable[..., Any]) -> None:
@@ -52,7 +53,7 @@ def _forget_stale_code(function: Callable[..., Any]) -> None:
     Numba's cache watches only the file a function is defined in, not those of the functions it calls.
     """
     try:
-        folder = Path(numba.njit(cache=True)(function).stats.cache_path)
+        folder = Path(str(numba.njit(cache=True)(function).stats.cache_path))
     except RuntimeError:
         return
     source = Path(function.__code__.co_filename)

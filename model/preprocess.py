@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -213,7 +213,7 @@ def same_for_all(state: NDArray[np.void], length: int) -> NDArray[np.void]:
 def compile_rows(rows: Callable[..., None], state: np.dtype[np.void], out: np.dtype[Any]) -> Callable[..., None]:
     """One of the loops below for one state layout, at whatever stride: the states may be a field of larger records."""
 
-    def array(dtype: np.dtype[Any], ndim: int, layout: str = "C", *, readonly: bool = False) -> Any:
+    def array(dtype: np.dtype[Any], ndim: int, layout: Literal["C", "A"] = "C", *, readonly: bool = False) -> Any:
         return numba.types.Array(numba.from_dtype(dtype), ndim, layout, readonly=readonly)
 
     return entry_point_for(
@@ -295,9 +295,9 @@ def hold_or_score(s: Any, channel: Any, i: int, rule: Any, ts_ms: int, value: fl
             s["normaliser"], i, value, channel["mean"], channel["std"], rule["prior_weight"], rule["settled_samples"]
         )
         s["held_ts_ms"][i] = ts_ms
-        return s["held_z"][i]
-    recent = s["held_ts_ms"][i] != NEVER_MS and ts_ms - s["held_ts_ms"][i] <= HOLD_MS
-    return s["held_z"][i] if channel["hold"] and recent else 0.0
+    elif not channel["hold"] or s["held_ts_ms"][i] == NEVER_MS or ts_ms - s["held_ts_ms"][i] > HOLD_MS:
+        return 0.0
+    return float(s["held_z"][i])
 
 
 @compiled
