@@ -47,9 +47,7 @@ def forward_mamba_ssm(
     with torch.autocast("cuda", torch.bfloat16):
         output, _ = network_scan(config, weights, features, ratio, None, scan=selective_scan_mamba_ssm)
     return (
-        NetworkOutput(
-            output.risk_logit.float(), output.forecast_mean.float(), output.forecast_log_scale.float()
-        ),
+        NetworkOutput(output.risk_logit.float(), output.forecast_mean.float(), output.forecast_log_scale.float()),
         None,
     )
 

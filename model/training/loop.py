@@ -178,9 +178,7 @@ class Trainer:
                 nats = forecast_nats(output, batch.z)
                 present = batch.present[:, 1:]
                 risk = risk_loss(self.config, output, batch.label) * batch.counted
-                sums += torch.stack(
-                    (risk.sum(), batch.counted.sum(), (nats * present).sum(), present.sum())
-                ).double()
+                sums += torch.stack((risk.sum(), batch.counted.sum(), (nats * present).sum(), present.sum())).double()
                 counted = batch.counted[0, ::12]
                 logits.append(output.risk_logit[0, ::12][counted].double().cpu())
                 labels.append(batch.label[0, ::12][counted].bool().cpu())
@@ -247,9 +245,7 @@ class Trainer:
                 f"{self._folder} was trained by {shared['ranks']} processes, now {self._ranks.count}; "
                 f"settings that differ: {', '.join(differing) or 'none'}. Resume with the same ones."
             )
-        lanes = torch.load(
-            self._folder / f"resume-{self._ranks.index}.pt", map_location=device, weights_only=False
-        )
+        lanes = torch.load(self._folder / f"resume-{self._ranks.index}.pt", map_location=device, weights_only=False)
         self.network.load_state_dict(shared["network"])
         self._optimiser.load_state_dict(shared["optimiser"])
         self._average, self._best = shared["average"], shared["best"]
