@@ -24,7 +24,8 @@ class TrainingConfig:
     focal_gamma: float = 2.0
     risk_weight: float = 100.0  # instants are rarely positive, so the mean risk loss is small
     forecast_weight: float = 0.05  # beside the risk loss
-    channel_dropout: float = 0.3  # probability that an optional channel is hidden for a whole sequence
+    channel_dropout: float = 0.3  # probability that an optional channel is hidden from a lane while it follows a van
+    core_dropout: float = 0.04  # the same of a core channel
     event_share: float = 0.5  # of the sequences come from vans that have an event
     time_aware: bool = True  # False: every sample counts as one nominal interval (an ablation)
     average_decay: float = 0.995  # of the exponential moving average of the weights, which is what is kept
@@ -39,7 +40,7 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.pretrain_steps < 0 or self.warmup_samples < 0:
             raise ValueError("pretrain_steps and warmup_samples must not be negative")
-        for name in ("channel_dropout", "event_share", "average_decay"):
+        for name in ("channel_dropout", "core_dropout", "event_share", "average_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.risk_loss not in {"focal", "bce"}:

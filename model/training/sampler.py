@@ -18,7 +18,7 @@ from model.training.config import TrainingConfig
 class Batch:
     """One window of each lane, on the device."""
 
-    inputs: Tensor  # (batch, length, d_input), optional channels hidden at random
+    inputs: Tensor  # (batch, length, d_input), some channels hidden
     ratio: Tensor  # (batch, length)
     z: Tensor  # (batch, length, n_channels), nothing hidden
     present: Tensor  # (batch, length, n_channels), nothing hidden
@@ -48,7 +48,9 @@ class Sampler:
         self._device = device
         self._rng = np.random.default_rng((config.seed, stream))
         self._n_channels = len(schema.channels)
-        self._optional = [i for i, channel in enumerate(schema.channels) if not channel.core]
+        self._dropout = np.array(
+            [config.core_dropout if channel.core else config.channel_dropout for channel in schema.channels]
+        )
         rows = range(stream, len(data), streams)
         if not rows:
             raise ValueError(f"{len(data)} training vehicles are too few for {streams} processes")
@@ -60,7 +62,7 @@ class Sampler:
         self._event_vans = np.flatnonzero((self._label & self._valid).any(dim=1).cpu().numpy())
         self._vans = np.zeros(config.batch, np.int64)
         self._next = np.full(config.batch, -1, np.int64)
-        self._hidden = np.zeros((config.batch, len(self._optional)), bool)
+        self._hidden = np.zeros((config.batch, self._n_channels), bool)
 
     def draw(self) -> Batch:
         """The next window of every lane."""
@@ -79,10 +81,8 @@ class Sampler:
         )
         n = self._n_channels
         z, present = inputs[..., :n].clone(), inputs[..., n : 2 * n].clone()
-        for lane, row in enumerate(self._hidden):
-            for channel in np.flatnonzero(row):
-                inputs[lane, :, self._optional[channel]] = 0.0
-                inputs[lane, :, n + self._optional[channel]] = 0.0
+        seen = torch.from_numpy(~self._hidden).to(self._device, inputs.dtype).repeat(1, 2)
+        inputs[..., : 2 * n] *= seen[:, None]
         counted = valid
         counted[torch.from_numpy(fresh).to(self._device), : self._config.warmup_samples] = False
         if not self._config.time_aware:
@@ -100,7 +100,7 @@ class Sampler:
         self._next[lane] = int(self._rng.integers((spare if first_time else min(spare, self._length)) + 1))
         if self._rng.random() < 0.5 and not first_time:
             self._next[lane] = 0
-        self._hidden[lane] = self._rng.random(len(self._optional)) < self._config.channel_dropout
+        self._hidden[lane] = self._rng.random(self._n_channels) < self._dropout
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the next draws."""
