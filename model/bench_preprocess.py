@@ -7,11 +7,13 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.bench_step import this_commit
 from model.channels import VAN_SCHEMA
@@ -20,15 +22,22 @@ from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor, preprocess_sequence
 
 
-def quartiles_us(run: Callable[[], object], samples: int, rounds: int) -> tuple[float, float, float]:
+def quartiles_us(run: Callable[[], object], n_samples: int, rounds: int) -> tuple[float, float, float]:
     """Microseconds per sample: lower quartile, median, upper quartile."""
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
         run()
-        times.append((time.perf_counter() - started) / samples * 1e6)
+        times.append((time.perf_counter() - started) / n_samples * 1e6)
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).round(3).tolist()
     return low, median, high
+
+
+def advance_next(
+    preprocessor: Preprocessor, state: NDArray[np.void], samples: Iterator[tuple[NDArray[Any], NDArray[Any]]]
+) -> None:
+    """Preprocess the next sample of every vehicle."""
+    preprocessor.advance(state, *next(samples))
 
 
 def row(params: dict[str, Any], quartiles: tuple[float, float, float]) -> dict[str, Any]:
@@ -50,14 +59,12 @@ def main() -> None:
     signals = trace.signals.astype(np.float64)
     rows = []
     for batch in arguments.batch:
-        state = preprocessor.initial_state(batch)
-        instants = iter(range(arguments.rounds + 1))
-
-        def step(state: Any = state, batch: int = batch, instants: Any = instants) -> None:
-            t = next(instants)
-            ts_ms = np.full(batch, trace.ts_ms[t])
-            preprocessor.advance(state, ts_ms, np.broadcast_to(signals[t], (batch, signals.shape[1])))
-
+        samples = zip(
+            np.repeat(trace.ts_ms[: arguments.rounds + 1, None], batch, axis=1),
+            np.repeat(signals[: arguments.rounds + 1, None], batch, axis=1),
+            strict=True,
+        )
+        step = partial(advance_next, preprocessor, preprocessor.initial_state(batch), samples)
         step()  # compiled, or loaded, here
         rows.append(row({"batch": batch}, quartiles_us(step, batch, arguments.rounds)))
 
