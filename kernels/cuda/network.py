@@ -89,7 +89,9 @@ def block_scan_cuda(
     )  # fmt: skip
     window = xz[:, max(0, xz.shape[1] - config.d_conv + 1) :, : config.d_inner].float().transpose(1, 2)
     if window.shape[-1] < config.d_conv - 1:
-        before = window.new_zeros(window.shape[0], config.d_inner, config.d_conv - 1) if conv_state is None else conv_state
+        before = (
+            window.new_zeros(window.shape[0], config.d_inner, config.d_conv - 1) if conv_state is None else conv_state
+        )
         window = torch.cat((before, window), dim=-1)[..., -(config.d_conv - 1) :]
     return F.linear(y, block.out_proj.to(x.dtype)), window, last
 
@@ -133,9 +135,7 @@ class _Mixer(torch.autograd.Function):
         rank, d_state, d_inner = dt_proj.shape[1], A_log.shape[1], u.shape[-1]
         dt_low_rank, B, C = projected.split((rank, d_state, d_state), dim=-1)
         A = -torch.exp(A_log.float())
-        operands = Operands(
-            u, dt_raw, z, B, C, dt_proj_bias, ratio, A, D, ssm_state, ctx.max_hold_ratio, ctx.tiling
-        )
+        operands = Operands(u, dt_raw, z, B, C, dt_proj_bias, ratio, A, D, ssm_state, ctx.max_hold_ratio, ctx.tiling)
         d_out = torch.zeros_like(u) if d_out is None else d_out
         d_xz = torch.empty(xz.shape, dtype=xz.dtype, device=xz.device)
         g = scan_backward(operands, y, checkpoints, d_out, d_last, d_xz[..., d_inner:])

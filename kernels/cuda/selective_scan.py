@@ -83,7 +83,9 @@ class Operands:
             ValueError: shapes or dtypes do not fit, or d_state is none of 16, 32, 64, 128.
         """
         if self.u.dtype not in {torch.float32, torch.bfloat16} or self.u.ndim != 3 or self.u.numel() == 0:
-            raise ValueError(f"u must be a filled (batch, length, d_inner) in fp32 or bf16, got {self.u.shape} {self.u.dtype}")
+            raise ValueError(
+                f"u must be a filled (batch, length, d_inner) in fp32 or bf16, got {self.u.shape} {self.u.dtype}"
+            )
         batch, length, d_inner = self.u.shape
         d_state = self.A.shape[-1]
         if d_state not in D_STATES:
@@ -154,9 +156,7 @@ class Operands:
         }  # fmt: skip
         shared = defines["FORWARD_SHARED" if kernel == "scan_forward" else "BACKWARD_SHARED"]
         blocks = self.u.shape[0] * self.groups
-        launcher.launch(
-            Launch("selective_scan.cu", kernel, defines, blocks, 32 * warps, shared), params, self.u.device
-        )
+        launcher.launch(Launch("selective_scan.cu", kernel, defines, blocks, 32 * warps, shared), params, self.u.device)
 
 
 def raw_tile_bytes(tiling: ScanTiling, d_state: int, element: int, arrays: int) -> int:
