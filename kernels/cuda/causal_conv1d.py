@@ -38,7 +38,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, conv_state: Tensor | 
     Raises:
         ValueError: `x` is neither fp32 nor bf16, or a gradient of `conv_state` is asked for.
     """
-    y: Tensor = _CausalConv1d.apply(x, weight, bias, conv_state)
+    y: Tensor = _CausalConv1d.apply(x, weight, bias, conv_state)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -74,9 +74,7 @@ def conv_backward(
     x, d_y = dense_last(x), d_y.to(x.dtype).contiguous()
     batch, length, channels = x.shape
     width = weight.shape[-1]
-    partial = torch.empty(
-        batch * segments_of(length), width + 1, channels, dtype=torch.float32, device=x.device
-    )
+    partial = torch.empty(batch * segments_of(length), width + 1, channels, dtype=torch.float32, device=x.device)
     run("conv_backward", x, weight, bias, conv_state, 8, d_y=d_y, d_x=d_x, partial=partial)
     total = partial.sum(dim=0)
     return total[:width].t().contiguous(), total[width]

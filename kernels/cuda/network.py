@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.cuda.causal_conv1d import conv_backward, conv_forward
-from kernels.cuda.selective_scan import Operands, ScanTiling, scan_backward, scan_forward
+from kernels.cuda.selective_scan import DEFAULT_TILING, Operands, ScanTiling, scan_backward, scan_forward
 from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import BlockWeights, NetworkWeights
 
@@ -24,7 +24,7 @@ def network_scan_cuda(
     state: RecurrentState | None = None,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    tiling: ScanTiling = ScanTiling(),  # noqa: B008  (frozen)
+    tiling: ScanTiling = DEFAULT_TILING,
 ) -> tuple[NetworkOutput, RecurrentState]:
     """Carry every vehicle of a batch over a whole sequence; the arguments of `network_scan`.
 
@@ -83,13 +83,15 @@ def block_scan_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernels.reference.block_scan` in the dtype of x; states are fp32."""
     xz = F.linear(x, block.in_proj.to(x.dtype))
-    y, last = _Mixer.apply(
+    y, last = _Mixer.apply(  # type: ignore[no-untyped-call]
         xz, ratio, block.conv1d.squeeze(1), block.conv1d_bias, block.x_proj, block.dt_proj, block.dt_proj_bias,
         block.A_log, block.D, conv_state, ssm_state, config.max_hold_ratio, tiling,
     )  # fmt: skip
     window = xz[:, max(0, xz.shape[1] - config.d_conv + 1) :, : config.d_inner].float().transpose(1, 2)
     if window.shape[-1] < config.d_conv - 1:
-        before = window.new_zeros(window.shape[0], config.d_inner, config.d_conv - 1) if conv_state is None else conv_state
+        before = (
+            window.new_zeros(window.shape[0], config.d_inner, config.d_conv - 1) if conv_state is None else conv_state
+        )
         window = torch.cat((before, window), dim=-1)[..., -(config.d_conv - 1) :]
     return F.linear(y, block.out_proj.to(x.dtype)), window, last
 
@@ -133,9 +135,7 @@ class _Mixer(torch.autograd.Function):
         rank, d_state, d_inner = dt_proj.shape[1], A_log.shape[1], u.shape[-1]
         dt_low_rank, B, C = projected.split((rank, d_state, d_state), dim=-1)
         A = -torch.exp(A_log.float())
-        operands = Operands(
-            u, dt_raw, z, B, C, dt_proj_bias, ratio, A, D, ssm_state, ctx.max_hold_ratio, ctx.tiling
-        )
+        operands = Operands(u, dt_raw, z, B, C, dt_proj_bias, ratio, A, D, ssm_state, ctx.max_hold_ratio, ctx.tiling)
         d_out = torch.zeros_like(u) if d_out is None else d_out
         d_xz = torch.empty(xz.shape, dtype=xz.dtype, device=xz.device)
         g = scan_backward(operands, y, checkpoints, d_out, d_last, d_xz[..., d_inner:])

@@ -27,6 +27,9 @@ class ScanTiling:
     backward_blocks: int = 2
 
 
+DEFAULT_TILING = ScanTiling()
+
+
 class ScanInputs(ctypes.Structure):
     """`ScanInputs` of selective_scan.cu."""
 
@@ -82,7 +85,9 @@ class Operands:
             ValueError: shapes or dtypes do not fit, or d_state is none of 16, 32, 64, 128.
         """
         if self.u.dtype not in {torch.float32, torch.bfloat16} or self.u.ndim != 3 or self.u.numel() == 0:
-            raise ValueError(f"u must be a filled (batch, length, d_inner) in fp32 or bf16, got {self.u.shape} {self.u.dtype}")
+            raise ValueError(
+                f"u must be a filled (batch, length, d_inner) in fp32 or bf16, got {self.u.shape} {self.u.dtype}"
+            )
         batch, length, d_inner = self.u.shape
         d_state = self.A.shape[-1]
         if d_state not in D_STATES:
@@ -156,9 +161,7 @@ class Operands:
         }  # fmt: skip
         shared = defines["FORWARD_SHARED" if kernel == "scan_forward" else "BACKWARD_SHARED"]
         blocks = self.u.shape[0] * self.groups
-        launcher.launch(
-            Launch("selective_scan.cu", kernel, defines, blocks, 32 * warps, shared), params, self.u.device
-        )
+        launcher.launch(Launch("selective_scan.cu", kernel, defines, blocks, 32 * warps, shared), params, self.u.device)
 
 
 def raw_tile_bytes(tiling: ScanTiling, d_state: int, element: int, arrays: int) -> int:
@@ -196,11 +199,11 @@ class Gradients:
 
     d_u: Tensor  # (batch, length, d_inner)
     d_dt_raw: Tensor  # (batch, length, d_inner)
-    d_B: Tensor  # (batch, length, d_state)
-    d_C: Tensor  # (batch, length, d_state)
+    d_B: Tensor  # noqa: N815  (batch, length, d_state)
+    d_C: Tensor  # noqa: N815  (batch, length, d_state)
     d_dt_bias: Tensor  # (d_inner,)
-    d_A: Tensor  # (d_inner, d_state)
-    d_D: Tensor  # (d_inner,)
+    d_A: Tensor  # noqa: N815  (d_inner, d_state)
+    d_D: Tensor  # noqa: N815  (d_inner,)
     d_initial: Tensor  # (batch, d_inner, d_state)
 
 
@@ -283,7 +286,7 @@ def selective_scan(
     D: Tensor,
     z: Tensor | None = None,
     ssm_state: Tensor | None = None,
-    tiling: ScanTiling = ScanTiling(),  # noqa: B008  (frozen)
+    tiling: ScanTiling = DEFAULT_TILING,
 ) -> tuple[Tensor, Tensor]:
     """Step sizes, scan, skip and gate in one kernel; differentiates in every tensor but `ratio`.
 
@@ -310,7 +313,9 @@ def selective_scan(
     Raises:
         ValueError: operands do not fit, or are not on a CUDA device, or a gradient of `ratio` is asked for.
     """
-    out, last = _SelectiveScan.apply(u, dt_raw, dt_bias, ratio, max_hold_ratio, A, B, C, D, z, ssm_state, tiling)
+    out, last = _SelectiveScan.apply(  # type: ignore[no-untyped-call]
+        u, dt_raw, dt_bias, ratio, max_hold_ratio, A, B, C, D, z, ssm_state, tiling
+    )
     return out, last
 
 
