@@ -38,7 +38,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, conv_state: Tensor | 
     Raises:
         ValueError: `x` is neither fp32 nor bf16, or a gradient of `conv_state` is asked for.
     """
-    y: Tensor = _CausalConv1d.apply(x, weight, bias, conv_state)
+    y: Tensor = _CausalConv1d.apply(x, weight, bias, conv_state)  # type: ignore[no-untyped-call]
     return y
 
 

@@ -99,8 +99,8 @@ def compile_text(nvrtc: Any, source: str, texts: Mapping[str, bytes], options: l
             check(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
             raise KernelCompileError(f"{source} {options}: {status!r}\n{log.decode(errors='replace')}")
         (size,) = check(nvrtc, nvrtc.nvrtcGetCUBINSize(program))
-        code = b" " * size
-        check(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))
+        code: bytes = b" " * size
+        check(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))  # fills the bytes in place
         return code
     finally:
         nvrtc.nvrtcDestroyProgram(program)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.cuda.causal_conv1d import conv_backward, conv_forward
-from kernels.cuda.selective_scan import Operands, ScanTiling, scan_backward, scan_forward
+from kernels.cuda.selective_scan import DEFAULT_TILING, Operands, ScanTiling, scan_backward, scan_forward
 from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import BlockWeights, NetworkWeights
 
@@ -24,7 +24,7 @@ def network_scan_cuda(
     state: RecurrentState | None = None,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    tiling: ScanTiling = ScanTiling(),  # noqa: B008  (frozen)
+    tiling: ScanTiling = DEFAULT_TILING,
 ) -> tuple[NetworkOutput, RecurrentState]:
     """Carry every vehicle of a batch over a whole sequence; the arguments of `network_scan`.
 
@@ -83,7 +83,7 @@ def block_scan_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernels.reference.block_scan` in the dtype of x; states are fp32."""
     xz = F.linear(x, block.in_proj.to(x.dtype))
-    y, last = _Mixer.apply(
+    y, last = _Mixer.apply(  # type: ignore[no-untyped-call]
         xz, ratio, block.conv1d.squeeze(1), block.conv1d_bias, block.x_proj, block.dt_proj, block.dt_proj_bias,
         block.A_log, block.D, conv_state, ssm_state, config.max_hold_ratio, tiling,
     )  # fmt: skip

@@ -27,6 +27,9 @@ class ScanTiling:
     backward_blocks: int = 2
 
 
+DEFAULT_TILING = ScanTiling()
+
+
 class ScanInputs(ctypes.Structure):
     """`ScanInputs` of selective_scan.cu."""
 
@@ -35,9 +38,8 @@ class ScanInputs(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("dt_bias", "ratio", "A", "D", "initial")),
         *((name, Strides) for name in ("u_at", "dt_raw_at", "z_at", "B_at", "C_at")),
         ("length", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("channels", "groups", "tiles", "aligned")),
+        *((name, ctypes.c_int32) for name in ("channels", "groups", "tiles")),
         ("max_hold", ctypes.c_float),
-        ("padding", ctypes.c_int32),
     )
 
 
@@ -123,23 +125,26 @@ class Operands:
         """Stored states per sequence."""
         return -(-self.u.shape[1] // self.tiling.tile)
 
-    def params(self, *more: Tensor | None) -> ScanInputs:
-        """As the kernels take them; `more` are further tensors that are copied 16 bytes at a time."""
+    def aligned(self, *more: Tensor | None) -> bool:
+        """Whether all rows of these operands and of `more` can be copied 16 bytes at a time."""
         rows = [t for t in (self.u, self.dt_raw, self.z, self.B, self.C, *more) if t is not None]
         bytes_apart = [(t.data_ptr(), t.stride(0) * t.element_size(), t.stride(1) * t.element_size()) for t in rows]
-        aligned = self.u.shape[-1] * self.u.element_size() % 16 == 0 and not any(
+        return self.u.shape[-1] * self.u.element_size() % 16 == 0 and not any(
             distance % 16 for distances in bytes_apart for distance in distances
         )
+
+    def params(self) -> ScanInputs:
+        """As the kernels take them."""
         return ScanInputs(
             u=pointer(self.u), dt_raw=pointer(self.dt_raw), z=pointer(self.z), B=pointer(self.B), C=pointer(self.C),
             dt_bias=pointer(self.dt_bias), ratio=pointer(self.ratio), A=pointer(self.A), D=pointer(self.D),
             initial=pointer(self.initial), u_at=Strides.of(self.u), dt_raw_at=Strides.of(self.dt_raw),
             z_at=Strides.of(self.z), B_at=Strides.of(self.B), C_at=Strides.of(self.C), length=self.u.shape[1],
-            channels=self.u.shape[2], groups=self.groups, tiles=self.tiles, aligned=int(aligned),
+            channels=self.u.shape[2], groups=self.groups, tiles=self.tiles,
             max_hold=self.max_hold_ratio,
         )  # fmt: skip
 
-    def launch(self, kernel: str, params: ctypes.Structure, keep: int) -> None:
+    def launch(self, kernel: str, params: ctypes.Structure, keep: int, *, aligned: bool) -> None:
         """Start one of the two kernels."""
         tiling = self.tiling
         warps = self.d_state // (4 * keep)
@@ -148,7 +153,7 @@ class Operands:
         element = self.u.element_size()
         defines = {
             "D_STATE": self.d_state, "KEEP": keep, "TILE": tiling.tile, "STEPS": tiling.steps,
-            "ELEMENT_BF16": int(self.u.dtype == torch.bfloat16),
+            "ELEMENT_BF16": int(self.u.dtype == torch.bfloat16), "ALIGNED": int(aligned),
             "FORWARD_BLOCKS": tiling.forward_blocks, "BACKWARD_BLOCKS": crowd,
             "FORWARD_SHARED": forward_shared_bytes(tiling, self.d_state, keep, element),
             "BACKWARD_SHARED": backward_shared_bytes(tiling, self.d_state, keep, element),
@@ -194,11 +199,11 @@ class Gradients:
 
     d_u: Tensor  # (batch, length, d_inner)
     d_dt_raw: Tensor  # (batch, length, d_inner)
-    d_B: Tensor  # (batch, length, d_state)
-    d_C: Tensor  # (batch, length, d_state)
+    d_B: Tensor  # noqa: N815  (batch, length, d_state)
+    d_C: Tensor  # noqa: N815  (batch, length, d_state)
     d_dt_bias: Tensor  # (d_inner,)
-    d_A: Tensor  # (d_inner, d_state)
-    d_D: Tensor  # (d_inner,)
+    d_A: Tensor  # noqa: N815  (d_inner, d_state)
+    d_D: Tensor  # noqa: N815  (d_inner,)
     d_initial: Tensor  # (batch, d_inner, d_state)
 
 
@@ -215,7 +220,7 @@ def scan_forward(operands: Operands, *, for_backward: bool) -> Forward:
     params = ForwardParams(
         inputs=operands.params(), out=pointer(out), y=pointer(y), checkpoints=pointer(checkpoints), last=pointer(last)
     )
-    operands.launch("scan_forward", params, operands.tiling.forward_keep)
+    operands.launch("scan_forward", params, operands.tiling.forward_keep, aligned=operands.aligned())
     return Forward(out, y, checkpoints, last)
 
 
@@ -258,12 +263,12 @@ def scan_backward(
     d_A, d_initial = fp32(batch, d_inner, operands.d_state), fp32(batch, d_inner, operands.d_state)
     d_D, d_dt_bias = fp32(batch, d_inner), fp32(batch, d_inner)
     params = BackwardParams(
-        inputs=operands.params(d_out, y), d_out=pointer(d_out), y=pointer(y), checkpoints=pointer(checkpoints),
+        inputs=operands.params(), d_out=pointer(d_out), y=pointer(y), checkpoints=pointer(checkpoints),
         d_last=pointer(d_last), d_u=pointer(d_u), d_dt_raw=pointer(d_dt_raw), d_z=pointer(d_z), d_z_at=Strides.of(d_z),
         d_B=pointer(d_B), d_C=pointer(d_C), d_A=pointer(d_A), d_D=pointer(d_D), d_dt_bias=pointer(d_dt_bias),
         d_initial=pointer(d_initial), group_stride=d_B.stride(0) if deterministic else 0,
     )  # fmt: skip
-    operands.launch("scan_backward", params, operands.tiling.backward_keep)
+    operands.launch("scan_backward", params, operands.tiling.backward_keep, aligned=operands.aligned(d_out, y))
     if deterministic:
         d_B, d_C = d_B.sum(dim=0), d_C.sum(dim=0)
     return Gradients(d_u, d_dt_raw, d_B, d_C, d_dt_bias.sum(dim=0), d_A.sum(dim=0), d_D.sum(dim=0), d_initial)
@@ -281,7 +286,7 @@ def selective_scan(
     D: Tensor,
     z: Tensor | None = None,
     ssm_state: Tensor | None = None,
-    tiling: ScanTiling = ScanTiling(),  # noqa: B008  (frozen)
+    tiling: ScanTiling = DEFAULT_TILING,
 ) -> tuple[Tensor, Tensor]:
     """Step sizes, scan, skip and gate in one kernel; differentiates in every tensor but `ratio`.
 
@@ -308,7 +313,9 @@ def selective_scan(
     Raises:
         ValueError: operands do not fit, or are not on a CUDA device, or a gradient of `ratio` is asked for.
     """
-    out, last = _SelectiveScan.apply(u, dt_raw, dt_bias, ratio, max_hold_ratio, A, B, C, D, z, ssm_state, tiling)
+    out, last = _SelectiveScan.apply(  # type: ignore[no-untyped-call]
+        u, dt_raw, dt_bias, ratio, max_hold_ratio, A, B, C, D, z, ssm_state, tiling
+    )
     return out, last
 
 

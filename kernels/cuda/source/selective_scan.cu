@@ -17,7 +17,8 @@
 // STEPS steps, noting the state before each in shared memory, then takes the sub-tiles in reverse, recomputing the
 // states and decays of one in registers.
 //
-// Compile-time: D_STATE (multiple of 4 KEEP), KEEP (2 or 4), TILE, STEPS, ELEMENT_BF16, FORWARD_BLOCKS, BACKWARD_BLOCKS.
+// Compile-time: D_STATE (multiple of 4 KEEP), KEEP (2 or 4), TILE, STEPS (even), ELEMENT_BF16, ALIGNED (every row allows
+// 16-byte copies), FORWARD_BLOCKS and BACKWARD_BLOCKS (per multiprocessor, at least).
 #include "element.cuh"
 
 constexpr int CHANNELS = 16;
@@ -38,9 +39,8 @@ struct ScanInputs {
     const float *dt_bias, *ratio, *A, *D, *initial;  // initial may be null: zero
     Strides u_at, dt_raw_at, z_at, B_at, C_at;
     long long length;
-    int channels, groups, tiles, aligned;  // aligned: every row allows 16-byte copies
+    int channels, groups, tiles;
     float max_hold;
-    int padding;
 };
 
 struct ForwardParams {
@@ -91,21 +91,23 @@ struct Place {  // of this thread
 
 template <int COLUMNS>
 __device__ __forceinline__ void copy_rows(Element (*to)[COLUMNS], const Element* from, long long row_stride,
-                                          long long rows, int columns, bool aligned) {
-    if (aligned) {
-        constexpr int COPIES = COLUMNS / VECTOR;
-        for (int v = threadIdx.x; v < TILE * COPIES; v += THREADS) {
-            int row = v / COPIES, column = v % COPIES * VECTOR;
-            bool valid = row < rows && column < columns;
-            copy_async_16(&to[row][column], valid ? from + row * row_stride + column : from, valid);
-        }
-        return;
+                                          long long rows, int columns) {
+#if ALIGNED
+    constexpr int COPIES = COLUMNS / VECTOR;
+#pragma unroll 2
+    for (int v = threadIdx.x; v < TILE * COPIES; v += THREADS) {
+        int row = v / COPIES, column = v % COPIES * VECTOR;
+        bool valid = row < rows && column < columns;
+        copy_async_16(&to[row][column], valid ? from + row * row_stride + column : from, valid);
     }
+#else
+#pragma unroll 1
     for (int v = threadIdx.x; v < TILE * COLUMNS; v += THREADS) {
         int row = v / COLUMNS, column = v % COLUMNS;
         Element zero = {};
         to[row][column] = row < rows && column < columns ? from[row * row_stride + column] : zero;
     }
+#endif
 }
 
 template <int K>
@@ -115,18 +117,20 @@ __device__ __forceinline__ void copy_inputs(RawTile<K>& raw, const ScanInputs& i
     int columns = in.channels - at.first_channel;
     auto channel_rows = [&](int k, const Element* base, Strides s) {
         if (base) copy_rows<CHANNELS>(raw.per_channel[k], base + at.batch * s.batch + t * s.row + at.first_channel, s.row,
-                                      rows, columns, in.aligned);
+                                      rows, columns);
     };
     channel_rows(0, in.u, in.u_at);
     channel_rows(1, in.dt_raw, in.dt_raw_at);
     channel_rows(2, in.z, in.z_at);
-    copy_rows<D_STATE>(raw.B, in.B + at.batch * in.B_at.batch + t * in.B_at.row, in.B_at.row, rows, D_STATE, in.aligned);
-    copy_rows<D_STATE>(raw.C, in.C + at.batch * in.C_at.batch + t * in.C_at.row, in.C_at.row, rows, D_STATE, in.aligned);
+    copy_rows<D_STATE>(raw.B, in.B + at.batch * in.B_at.batch + t * in.B_at.row, in.B_at.row, rows, D_STATE);
+    copy_rows<D_STATE>(raw.C, in.C + at.batch * in.C_at.batch + t * in.C_at.row, in.C_at.row, rows, D_STATE);
     const float* ratio = in.ratio + at.batch * in.length + t;
+#pragma unroll 1
     for (int v = threadIdx.x; v < TILE; v += THREADS) copy_async_4(&raw.ratio[v], v < rows ? ratio + v : ratio, v < rows);
 }
 
 __device__ __forceinline__ void widen(float (*to)[D_STATE], const Element (*from)[D_STATE]) {
+#pragma unroll 2
     for (int v = threadIdx.x; v < TILE * D_STATE / 4; v += THREADS) {
         int row = v / (D_STATE / 4), column = v % (D_STATE / 4) * 4;
         auto narrow = *reinterpret_cast<const Pack<Element, 4>*>(&from[row][column]);
@@ -185,9 +189,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) scan_forwa
     const float skip = c_valid ? p.in.D[at.first_channel + c_own] : 0.0f;
 
     copy_inputs(s.raw, p.in, at, 0);
+#pragma unroll 1
     for (int tile = 0; tile < p.in.tiles; ++tile) {
         wait_for_copies();
         __syncthreads();  // the raw tile is there; the sums of the tile before are complete
+#pragma unroll 2
         for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) {
             if (tile > 0) finish_forward(s, p, at, tile - 1, i);
             int row = i / CHANNELS;
@@ -215,32 +221,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) scan_forwa
                 *reinterpret_cast<Pack<float, KEEP>*>(p.checkpoints + index) = v;
             }
         }
-#pragma unroll 2
-        for (int t = 0; t < TILE; t += 2) {
-            float pair[2];
+        const int upper = at.state_lane >> 1;
+        // Sums are stored behind a group of steps: the compiler moves no load across a store.
+#pragma unroll 1
+        for (int first = 0; first < TILE; first += STEPS) {
+            float sums[STEPS / 2];
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                auto B = *reinterpret_cast<const Pack<float, KEEP>*>(&s.B[t + half][state]);
-                auto C = *reinterpret_cast<const Pack<float, KEEP>*>(&s.C[t + half][state]);
-                float y[2];
+            for (int i = 0; i < STEPS; i += 2) {
+                float pair[2];
 #pragma unroll
-                for (int j = 0; j < 2; ++j) {
-                    Pack<float, 2> step = s.steps[t + half][at.channel(j)];
-                    y[j] = 0.0f;
+                for (int half = 0; half < 2; ++half) {
+                    const int t = first + i + half;
+                    auto B = *reinterpret_cast<const Pack<float, KEEP>*>(&s.B[t][state]);
+                    auto C = *reinterpret_cast<const Pack<float, KEEP>*>(&s.C[t][state]);
+                    float y[2];
 #pragma unroll
-                    for (int k = 0; k < KEEP; ++k) {
-                        h[j][k] = exp2_fast(step.at[0] * A[j][k]) * h[j][k] + step.at[1] * B.at[k];
-                        y[j] += h[j][k] * C.at[k];
+                    for (int j = 0; j < 2; ++j) {
+                        Pack<float, 2> step = s.steps[t][at.channel(j)];
+                        y[j] = 0.0f;
+#pragma unroll
+                        for (int k = 0; k < KEEP; ++k) {
+                            h[j][k] = exp2_fast(step.at[0] * A[j][k]) * h[j][k] + step.at[1] * B.at[k];
+                            y[j] += h[j][k] * C.at[k];
+                        }
                     }
+                    pair[half] = y[0] + exchange(y[1], 8);
                 }
-                pair[half] = y[0] + exchange(y[1], 8);
+                sums[i / 2] = (upper ? pair[1] : pair[0]) + exchange(upper ? pair[0] : pair[1], 16);
             }
-            const int upper = at.state_lane >> 1;
-            float sum = (upper ? pair[1] : pair[0]) + exchange(upper ? pair[0] : pair[1], 16);
-            s.sums[at.warp][t + upper][at.channel(0)] = sum;
+#pragma unroll
+            for (int i = 0; i < STEPS; i += 2) s.sums[at.warp][first + i + upper][at.channel(0)] = sums[i / 2];
         }
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) finish_forward(s, p, at, p.in.tiles - 1, i);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -273,8 +287,8 @@ __device__ __forceinline__ void copy_gradients(BackwardShared& s, const Backward
     long long base = (at.batch * p.in.length + t) * p.in.channels + at.first_channel;
     long long rows = p.in.length - t;
     int columns = p.in.channels - at.first_channel;
-    copy_rows<CHANNELS>(s.raw.per_channel[3], p.d_out + base, p.in.channels, rows, columns, p.in.aligned);
-    if (p.in.z) copy_rows<CHANNELS>(s.raw.per_channel[4], p.y + base, p.in.channels, rows, columns, p.in.aligned);
+    copy_rows<CHANNELS>(s.raw.per_channel[3], p.d_out + base, p.in.channels, rows, columns);
+    if (p.in.z) copy_rows<CHANNELS>(s.raw.per_channel[4], p.y + base, p.in.channels, rows, columns);
 }
 
 // Gradients of u and dt_raw from the sums of a tile; returns the gradient of dt_raw, whose sum is that of dt_bias.
@@ -297,6 +311,7 @@ __device__ __forceinline__ float finish_backward(BackwardShared& s, const Backwa
 
 __device__ __forceinline__ void finish_d_BC(BackwardShared& s, const BackwardParams& p, const Place& at, int tile) {
     constexpr int QUADS = D_STATE / 4;
+#pragma unroll 2
     for (int v = threadIdx.x; v < TILE * 2 * QUADS; v += THREADS) {
         int row = v / (2 * QUADS), which = v / QUADS % 2, n = v % QUADS * 4;
         long long t = (long long)tile * TILE + row;
@@ -370,9 +385,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) scan_back
     copy_inputs(s.raw, p.in, at, last_tile);
     copy_gradients(s, p, at, last_tile);
     load_checkpoint(next_h, p, at, last_tile);
+#pragma unroll 1
     for (int tile = last_tile; tile >= 0; --tile) {
         wait_for_copies();
         __syncthreads();  // the raw tile is there; the sums of the tile after are complete
+#pragma unroll 2
         for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) {
             if (tile < last_tile) d_bias += finish_backward(s, p, at, tile + 1, i);
             int row = i / CHANNELS;
@@ -415,6 +432,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) scan_back
             load_checkpoint(next_h, p, at, tile - 1);
         }
 
+#pragma unroll 1
         for (int sub = 0; sub < SUBTILES - 1; ++sub) {
 #pragma unroll
             for (int j = 0; j < 2; ++j)
@@ -458,9 +476,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) scan_back
                     }
                 }
             }
-#if KEEP == 2
-            float later = 0.0f;  // of the odd step, which shares its last exchange with the even one before it
-#endif
+            // Sums are stored behind the sub-tile: the compiler moves no load across a store.
+            const int upper = at.state_lane >> 1;
+            const int bit1 = at.channel_lane >> 1 & 1, bit2 = at.channel_lane >> 2;
+            float state_sums[STEPS], channel_sums[STEPS];
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; --i) {
                 int t = sub * STEPS + i;
@@ -486,37 +505,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) scan_back
                     }
                 }
                 // Over the 4 state lanes: the first exchange leaves one channel, the second one of the two sums.
-                const int upper = at.state_lane >> 1;
                 float first = d_input[0] + exchange(d_input[1], 8);
                 float second = d_decay[0] + exchange(d_decay[1], 8);
-                float sum = (upper ? second : first) + exchange(upper ? first : second, 16);
-                s.sums[at.warp][t][upper][at.channel(0)] = sum;
+                state_sums[i] = (upper ? second : first) + exchange(upper ? first : second, 16);
                 // Over the 8 channel lanes: the first exchange leaves one half of the states.
-                float *row = s.d_BC[t] + at.warp * 8 * KEEP;
 #pragma unroll
                 for (int k = 0; k < HALF; ++k) {
                     d_B[k] += exchange(d_B[k + HALF], 1);
                     d_C[k] += exchange(d_C[k + HALF], 1);
                 }
-                const int bit1 = at.channel_lane >> 1 & 1, bit2 = at.channel_lane >> 2;
 #if KEEP == 4
                 float b = (bit1 ? d_B[1] : d_B[0]) + exchange(bit1 ? d_B[0] : d_B[1], 2);
                 float c = (bit1 ? d_C[1] : d_C[0]) + exchange(bit1 ? d_C[0] : d_C[1], 2);
-                float v = (bit2 ? c : b) + exchange(bit2 ? b : c, 4);
-                row[bit2 * 4 * KEEP + at.state_lane * KEEP + 2 * (at.channel_lane & 1) + bit1] = v;
+                channel_sums[i] = (bit2 ? c : b) + exchange(bit2 ? b : c, 4);
 #else
-                float v = (bit1 ? d_C[0] : d_B[0]) + exchange(bit1 ? d_B[0] : d_C[0], 2);
-                if (i % 2) {
-                    later = v;
-                } else {
-                    v = (bit2 ? later : v) + exchange(bit2 ? v : later, 4);
-                    row[bit2 * ROW + bit1 * 4 * KEEP + at.state_lane * KEEP + (at.channel_lane & 1)] = v;
+                // The last exchange takes two steps at once: the even one is done after the odd one.
+                channel_sums[i] = (bit1 ? d_C[0] : d_B[0]) + exchange(bit1 ? d_B[0] : d_C[0], 2);
+                if (i % 2 == 0) {
+                    float kept = bit2 ? channel_sums[i + 1] : channel_sums[i];
+                    channel_sums[i] = kept + exchange(bit2 ? channel_sums[i] : channel_sums[i + 1], 4);
                 }
 #endif
+            }
+            float* sums = &s.sums[at.warp][sub * STEPS][upper][at.channel(0)];
+#if KEEP == 4
+            constexpr int STRIDE = 1;  // steps between stores of one thread
+            const int place = bit2 * 4 * KEEP + at.state_lane * KEEP + 2 * (at.channel_lane & 1) + bit1;
+#else
+            constexpr int STRIDE = 2;
+            const int place = bit2 * ROW + bit1 * 4 * KEEP + at.state_lane * KEEP + (at.channel_lane & 1);
+#endif
+            float* row = &s.d_BC[sub * STEPS][at.warp * 8 * KEEP + place];
+#pragma unroll
+            for (int i = 0; i < STEPS; ++i) {
+                sums[i * 2 * CHANNELS] = state_sums[i];
+                if (i % STRIDE == 0) row[i * ROW] = channel_sums[i];
             }
         }
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) d_bias += finish_backward(s, p, at, 0, i);
     finish_d_BC(s, p, at, 0);
 
