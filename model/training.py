@@ -21,7 +21,7 @@ from kernels import MambaConfig, NetworkOutput, training_scan
 from model.channels import VAN_SCHEMA
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.dataset import Sequences, build_sequences, fit_prior
-from model.evaluation import VanRisk, best_f2, choose_threshold, fit_platt, report
+from model.evaluation import AlertRule, ScoredVan, choose_calibration, figures_of_vans
 from model.fleet import FleetConfig
 from model.network import RiskNetwork
 from model.scoring import Calibration
@@ -158,28 +158,14 @@ def risk_logits(network: RiskNetwork, data: Sequences, device: torch.device, van
     return np.concatenate(parts)
 
 
-def van_risks(data: Sequences, risk: np.ndarray, skip: int) -> list[VanRisk]:
-    """Each van's risks without padding and without the first `skip` samples."""
+def scored_vans(data: Sequences, logits: np.ndarray) -> list[ScoredVan]:
+    """Each van's logits without padding."""
     vans = []
     for i in range(len(data)):
         n = int((data.ts_ms[i] > 0).sum())
-        rows = slice(skip, n)
-        vans.append(
-            VanRisk(data.ts_ms[i, rows], risk[i, rows], data.label[i, rows], data.valid[i, rows], data.events_ms[i])
-        )
+        arrays = (data.ts_ms[i, :n], logits[i, :n].astype(np.float32), data.label[i, :n], data.valid[i, :n])
+        vans.append(ScoredVan(f"van-{i}", data.faults[i], *arrays, data.events_ms[i]))
     return vans
-
-
-def calibrate(logits: np.ndarray, data: Sequences, config: TrainingConfig) -> Calibration:
-    """Platt scaling and operating points on the validation vans."""
-    counted = data.valid & (data.ts_ms > 0)
-    counted[:, : config.warmup_samples] = False
-    slope, intercept = fit_platt(logits[counted], data.label[counted])
-    plain = Calibration(slope=slope, intercept=intercept)
-    vans = van_risks(data, plain.risk(logits), config.warmup_samples)
-    threshold = choose_threshold(vans, config.false_alarm_budget)
-    f2_threshold, _ = best_f2(plain.risk(logits[counted]), data.label[counted])
-    return Calibration(slope, intercept, round(threshold, 5), round(0.5 * threshold, 5), round(f2_threshold, 5))
 
 
 def run(config: TrainingConfig, out: Path, device: torch.device) -> dict[str, dict[str, float | None]]:
@@ -202,12 +188,15 @@ def run(config: TrainingConfig, out: Path, device: torch.device) -> dict[str, di
     network.load_state_dict({name: tensor.half() for name, tensor in network.state_dict().items()})
     # Saved before it is judged: what follows can be repeated, the training cannot.
     save_checkpoint(Checkpoint(network.cpu(), VAN_SCHEMA, prior, Calibration()), out, dtype=torch.float16)
-    calibration = calibrate(risk_logits(network, data["validation"], device), data["validation"], config)
+    rule = AlertRule(warmup_samples=config.warmup_samples, budget=config.false_alarm_budget)
+    scored = {
+        name: scored_vans(data[name], risk_logits(network, data[name], device)) for name in ("validation", "test")
+    }
+    calibration = choose_calibration(scored["validation"], rule)
     logger.info("calibration %s", calibration)
     figures = {}
-    for name in ("validation", "test"):
-        risk = calibration.risk(risk_logits(network, data[name], device))
-        figures[name] = report(van_risks(data[name], risk, config.warmup_samples), calibration)
+    for name, vans in scored.items():
+        figures[name] = figures_of_vans(vans, calibration, rule)
         logger.info("%s %s", name, figures[name])
     provenance = {
         "data": "simulated fleet (model.fleet)",

@@ -1,0 +1,227 @@
+"""The work of `emberwatch evaluate`; apart from it because it needs the simulator's packages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from model.checkpoint import Checkpoint, load_checkpoint, store_calibration
+from model.evaluation import split_fleet
+from model.evaluation.agreement import Agreement, compare
+from model.evaluation.conditions import CONDITIONS, MAIN_CONDITIONS
+from model.evaluation.evaluate import Evaluation, Plan, Workbench, evaluate
+from model.evaluation.examples import Example, examples
+from model.evaluation.markdown import MAIN, shown
+from model.evaluation.registry import NAMES, PRODUCT, QUICK, ScorerUnavailableError, make_scorer
+from model.evaluation.report import (
+    Published,
+    ReportError,
+    document,
+    read_published,
+    write_into,
+    write_report,
+)
+from model.evaluation.rows import Row
+from model.evaluation.scorer import Scorer
+from model.scoring import Calibration
+from service.cli.output import ANSWER_IS_NO, CANNOT_ASK, console
+
+VANS, QUICK_VANS = 240, 24
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the command line asked for."""
+
+    checkpoint: Path
+    out: Path
+    vans: int | None
+    days: float
+    seed: int | None
+    scorers: tuple[str, ...] | None
+    workers: int
+    resamples: int
+    parts: Path | None
+    document: Path | None
+    published: Path
+    quick: bool
+    store: bool
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it."""
+
+    document: dict[str, Any]
+    models: tuple[str, ...]
+    agreements: list[Agreement]
+    no_comparison: str  # why there is nothing to compare with; '' if there is
+
+
+class Bar:
+    """Progress in vans scored, one bar a stage."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console)
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def announce(self, stage: str, vans: int) -> None:
+        """A stage begins."""
+        self._stage = stage
+        self._task = self._progress.add_task(stage, total=vans)
+
+    def advance(self, model: str, vans: int) -> None:
+        """A model has scored so many vans."""
+        if self._task is not None:
+            self._progress.update(self._task, advance=vans, description=f"{self._stage} {model}")
+
+
+def carry_out(order: Order) -> Result:
+    """Evaluate, write the report, and with `quick` hold it against the published one.
+
+    Raises:
+        CheckpointError, ReportError, ValueError, OSError: as their messages say.
+    """
+    model = load_checkpoint(order.checkpoint)
+    reference, no_comparison = _reference(order.published, model) if order.quick else (None, "")
+    given = _stored_points(model, reference) if order.quick else {}
+    chosen = _scorers(order, given)
+    with Bar() as bar:
+        bench = Workbench(order.workers, order.parts, bar.announce, bar.advance)
+        evaluation = evaluate(chosen, _plan(order), given, bench)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = document(evaluation, order.command, device)
+    agreements = compare(data["rows"], reference.rows, "test") if reference is not None else []
+    data["agreement"] = [_agreement_json(agreement) for agreement in agreements]
+    pictures = _examples(evaluation, chosen)
+    write_report(evaluation, data, pictures, order.out)
+    if order.document is not None:
+        write_into(order.document, evaluation, data, pictures)
+    if order.store and not order.quick and PRODUCT in evaluation.calibrations:
+        store_calibration(order.checkpoint, evaluation.calibrations[PRODUCT])
+    return Result(data, evaluation.models, agreements, no_comparison)
+
+
+def _plan(order: Order) -> Plan:
+    split = "quick" if order.quick else "test"
+    vans = order.vans or (QUICK_VANS if order.quick else VANS)
+    return Plan(
+        split=split,
+        fleet=split_fleet(split, vans, order.days, order.seed),
+        validation=None if order.quick else split_fleet("validation", vans, order.days),
+        conditions=MAIN_CONDITIONS if order.quick else CONDITIONS,
+        resamples=order.resamples,
+    )
+
+
+def _reference(file: Path, model: Checkpoint) -> tuple[Published | None, str]:
+    """The published report, or why it cannot be compared with."""
+    try:
+        published = read_published(file)
+    except ReportError as error:
+        return None, str(error)
+    if published.fingerprints.get(PRODUCT) != model.fingerprint():
+        return None, f"{file} is the report of another model ({published.fingerprints.get(PRODUCT)})"
+    return published, ""
+
+
+def _stored_points(model: Checkpoint, reference: Published | None) -> dict[str, Calibration]:
+    """The checkpoint's own operating point, and the baselines' from the published report."""
+    stored = {} if reference is None else dict(reference.calibrations)
+    return {**stored, PRODUCT: model.calibration}
+
+
+def _scorers(order: Order, given: Mapping[str, Calibration]) -> list[Scorer]:
+    """The models asked for; of those that nobody named, whichever can be made here, and said aloud which cannot.
+
+    Raises:
+        ValueError: a model that was named cannot be made, or has no operating point, or none is left.
+    """
+    names = order.scorers or (QUICK if order.quick else NAMES)
+    chosen: list[Scorer] = []
+    for name in names:
+        why_not = ""
+        if order.quick and name not in given:
+            why_not = f"{name} has no operating point: no published report gives it one"
+        else:
+            try:
+                chosen.append(make_scorer(name, order.checkpoint))
+            except ScorerUnavailableError as error:
+                why_not = str(error)
+        if why_not and order.scorers is not None:
+            raise ValueError(why_not)
+        if why_not:
+            console.print(f"[yellow]left out:[/yellow] {why_not}", highlight=False)
+    if not chosen:
+        raise ValueError("there is no model to evaluate")
+    return chosen
+
+
+def _examples(evaluation: Evaluation, scorers: Sequence[Scorer]) -> list[Example]:
+    product = next((scorer for scorer in scorers if scorer.name == PRODUCT), None)
+    return [] if product is None else examples(evaluation, product)
+
+
+def _agreement_json(agreement: Agreement) -> dict[str, Any]:
+    ends = {f"{where}_{end}": row[end] for where, row in _both(agreement) for end in ("value", "lo", "hi")}
+    return {
+        "name": agreement.name,
+        "model": agreement.model,
+        "channels": agreement.channels,
+        **ends,
+        "agrees": agreement.agrees,
+    }
+
+
+def _both(agreement: Agreement) -> tuple[tuple[str, Row], tuple[str, Row]]:
+    return ("here", agreement.here), ("published", agreement.published)
+
+
+def show(result: Result) -> None:
+    """The main table on the terminal, and beside each figure whether the published report agrees."""
+    published = {(a.name, a.model, a.channels): a for a in result.agreements}
+    columns = ["model", "channels", "figure", "value (95 % interval)"]
+    table = Table(*columns, *(("published", "agrees") if published else ()))
+    for row in result.document["rows"]:
+        params = row["params"]
+        is_main = params["condition"] == "nominal" and params["split"] != "validation" and "fault" not in params
+        if row["name"] not in MAIN or not is_main:
+            continue
+        cells = [params["model"], str(params["channels"]), MAIN[row["name"]], shown(row)]
+        agreement = published.get((row["name"], params["model"], params["channels"]))
+        if published:
+            cells += (
+                ["-", "-"] if agreement is None else [shown(agreement.published), "yes" if agreement.agrees else "NO"]
+            )
+        table.add_row(*cells)
+    console.print(table)
+
+
+def conclude(result: Result) -> None:
+    """Exit code 1 if a figure disagrees with the published report, 2 if there is none to compare with."""
+    if result.no_comparison:
+        console.print(f"[red]emberwatch:[/red] nothing to compare with: {result.no_comparison}", highlight=False)
+        raise typer.Exit(CANNOT_ASK)
+    differ = [agreement for agreement in result.agreements if not agreement.agrees]
+    if differ:
+        console.print(f"{len(differ)} of {len(result.agreements)} figures disagree with the published report")
+        raise typer.Exit(ANSWER_IS_NO)
+    console.print(f"all {len(result.agreements)} figures agree with the published report")
