@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.evaluation.scored import ScoredVan
-from model.fleet.jit import entry_point
+from model.jit import entry_point
 from model.scoring import Calibration
 
 Bools = NDArray[np.bool_]

@@ -56,8 +56,8 @@ def average_precision(positive: Floats, negative: Floats) -> Floats:
 
 
 def f2(hits: Floats, alarms: Floats, positives: Floats) -> Floats:
-    """F-measure that weighs recall twice as much as precision."""
-    return over(5.0 * hits, 4.0 * positives + alarms)
+    """F-measure that weighs recall twice as much as precision; NaN without positives."""
+    return np.where(positives > 0, over(5.0 * hits, 4.0 * positives + alarms), np.nan)
 
 
 def calibration_error(groups: Floats) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.evaluation.alerts import score_at
 from model.evaluation.scored import Bools, ScoredVan, Singles
-from model.fleet.jit import entry_point
+from model.jit import entry_point
 from model.scoring import Calibration
 
 LOWEST, HIGHEST = -20.0, 12.0  # calibrated logits; beyond, everything is one bin

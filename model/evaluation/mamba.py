@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from kernels import BackendUnavailableError, RecurrentState, choose_backend, network_scan, training_scan
 from model.checkpoint import Checkpoint
+from model.dataset import preprocess_traces
 from model.fleet import VehicleTrace
-from model.preprocess import preprocess_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +51,10 @@ class MambaScorer:
     @torch.inference_mode()
     def score(self, traces: Sequence[VehicleTrace]) -> list[Singles]:
         """See `Scorer.score`."""
-        lengths = [len(trace.ts_ms) for trace in traces]
-        inputs, ratio = self._inputs(traces, lengths)
+        features = preprocess_traces(self._preprocessor, traces)
+        inputs, ratio = torch.from_numpy(features.inputs), torch.from_numpy(features.ratio)
         logits = self._on_cuda(inputs, ratio) if self.device.type == "cuda" else self._on_cpu(inputs, ratio)
-        return [logits[i, :length].copy() for i, length in enumerate(lengths)]
-
-    def _inputs(self, traces: Sequence[VehicleTrace], lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (n, longest, d_input) and elapsed ratios (n, longest), padded at the end."""
-        longest = max(lengths)
-        ts_ms = np.zeros((len(traces), longest), np.int64)
-        signals = np.full((len(traces), longest, traces[0].signals.shape[1]), np.nan, np.float32)
-        for i, trace in enumerate(traces):
-            ts_ms[i, : lengths[i]], signals[i, : lengths[i]] = trace.ts_ms, trace.signals
-        features = preprocess_sequence(self._preprocessor, ts_ms, signals, np.array(lengths))
-        return torch.from_numpy(features.inputs), torch.from_numpy(features.ratio)
+        return [logits[i, :length].copy() for i, length in enumerate(features.lengths)]
 
     def _on_cpu(self, inputs: torch.Tensor, ratio: torch.Tensor) -> Singles:
         state: RecurrentState | None = None

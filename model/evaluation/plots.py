@@ -54,6 +54,11 @@ def _colour(model: str) -> str:
     return COLOURS.get(model, "#e8590c")
 
 
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
+
+
 def _save(figure: Figure, path: Path) -> Path:
     # Without a date, so that the same figures give the same file.
     figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
@@ -75,7 +80,7 @@ def _reliability(parts: Sequence[Judged], path: Path) -> Path:
     axes.set(
         xlabel="mean risk of the bin", ylabel="share of instants with an event within 2 h", xlim=(0, 1), ylim=(0, 1)
     )
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return _save(figure, path)
 
 
@@ -95,7 +100,7 @@ def _precision_recall(parts: Sequence[Judged], path: Path) -> Path:
         kept = np.unique(np.searchsorted(recall, np.linspace(0, recall[-1], POINTS)).clip(max=len(recall) - 1))
         axes.plot(recall[kept], precision[kept], lw=1.2, color=_colour(part.model), label=part.model)
     axes.set(xlabel="recall (instants)", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return _save(figure, path)
 
 
@@ -110,7 +115,7 @@ def _lead_times(parts: Sequence[Judged], path: Path) -> Path:
             axes.plot(minutes, share, lw=1.2, color=_colour(part.model), label=part.model)
     axes.axvline(45, color="#ced4da", lw=1)
     axes.set(xlabel="lead time, minutes", ylabel="share of events caught at least so early", xlim=(0, 240), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return _save(figure, path)
 
 

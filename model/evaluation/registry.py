@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import SHIPPED, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.evaluation.mamba import MambaScorer
 from model.evaluation.scorer import Scorer
 
@@ -20,8 +20,14 @@ class ScorerUnavailableError(RuntimeError):
     """The scorer cannot be made here; the message says what is missing."""
 
 
-def make_scorer(name: str, checkpoint: Path = SHIPPED, device: torch.device | None = None) -> Scorer:
+def make_scorer(name: str, checkpoint: Path, baselines: Path, device: torch.device | None = None) -> Scorer:
     """A scorer, ready to score.
+
+    Args:
+        name: one of NAMES.
+        checkpoint: folder of the product's model.
+        baselines: folder with one folder for each fitted baseline, by name.
+        device: for the product's model; by default CUDA where there is one.
 
     Raises:
         ScorerUnavailableError: its package or its weights are missing.
@@ -32,9 +38,14 @@ def make_scorer(name: str, checkpoint: Path = SHIPPED, device: torch.device | No
         raise ValueError(f"scorers are {', '.join(NAMES)}, got {name!r}")
     if name == PRODUCT:
         return MambaScorer(load_checkpoint(checkpoint), device)
+    if not (baselines / name).is_dir():
+        raise ScorerUnavailableError(f"{name}: no fitted baseline in {baselines / name}")
     try:
-        baselines = importlib.import_module("model.baselines")
-        scorer: Scorer = baselines.make(name)
-    except (ImportError, FileNotFoundError) as error:
+        module = importlib.import_module("model.baselines")
+    except ImportError as error:
+        raise ScorerUnavailableError(f"{name}: {error}") from error
+    try:
+        scorer: Scorer = module.load(baselines / name)
+    except module.BaselineError as error:
         raise ScorerUnavailableError(f"{name}: {error}") from error
     return scorer

@@ -10,13 +10,11 @@ from model.fleet import VehicleTrace
 
 
 class Scorer(Protocol):
-    """A model as evaluation sees it.
+    """A model as evaluation sees it."""
 
-    Attributes:
-        name: `model` in the report's rows: mamba, temperature_rule, gaussian, lightgbm, lstm, transformer, oracle.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """`model` in the report's rows: mamba, temperature_rule, gaussian, lightgbm, lstm, transformer, oracle."""
 
     def score(self, traces: Sequence[VehicleTrace]) -> list[NDArray[np.float32]]:
         """One finite score per sample of each trace, causal and monotone in risk, as a logit.

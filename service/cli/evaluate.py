@@ -13,6 +13,9 @@ from service.cli.output import console, print_json, refusing, simulator_extra
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="Folder of the model.")] = SHIPPED,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of fitted baselines, one folder each [baselines/ of the checkpoint].")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and plots.")] = Path("evaluation"),
     vans: Annotated[int | None, typer.Option(min=1, help="Vans of each fleet [240; --quick 24].")] = None,
     days: Annotated[float, typer.Option(min=0.1, help="Length of each trace.")] = 14.0,
@@ -41,6 +44,7 @@ def evaluate(
 
         order = evaluation.Order(
             checkpoint=checkpoint,
+            baselines=baselines or checkpoint / "baselines",
             out=out,
             vans=vans,
             days=days,

@@ -40,6 +40,7 @@ class Order:
     """What the command line asked for."""
 
     checkpoint: Path
+    baselines: Path  # one folder each, by name
     out: Path
     vans: int | None
     days: float
@@ -163,7 +164,7 @@ def _scorers(order: Order, given: Mapping[str, Calibration]) -> list[Scorer]:
             why_not = f"{name} has no operating point: no published report gives it one"
         else:
             try:
-                chosen.append(make_scorer(name, order.checkpoint))
+                chosen.append(make_scorer(name, order.checkpoint, order.baselines))
             except ScorerUnavailableError as error:
                 why_not = str(error)
         if why_not and order.scorers is not None:
