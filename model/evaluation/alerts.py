@@ -143,12 +143,13 @@ class Outcome:
     false_ms: Millis  # (n_false,) starts of the pieces that count as false alarms
 
 
-def outcome(events: EventTimes, alerts: Millis, horizon_ms: int) -> Outcome:
+def outcome(events: EventTimes, alerts: Millis, rule: AlertRule) -> Outcome:
     """Match alerts (n, 2) of one van with its events.
 
     An event is caught if an alert that fired before its start is open at its start. Each alert is cut into pieces of
     one horizon from its firing; a piece is a false alarm unless an event starts within one horizon after the piece's
-    start, or is going on during the piece.
+    start, or is going on during the piece. Because no alert can resolve sooner, an event counts as going on for
+    `keep_firing_ms` after its end.
     """
     starts = events.starts_ms[events.seen]
     fired = np.full(len(starts), NEVER_MS)
@@ -157,11 +158,11 @@ def outcome(events: EventTimes, alerts: Millis, horizon_ms: int) -> Outcome:
     before = np.searchsorted(alerts[:, 0], starts, side="left") - 1  # the last alert that fired before
     open_at = (before >= 0) & (alerts[before, 1] > starts)
     fired[open_at] = alerts[before[open_at], 0]
-    pieces, ends = _pieces(alerts, events.last_ms, horizon_ms)
+    pieces, ends = _pieces(alerts, events.last_ms, rule.horizon_ms)
     following = np.append(events.starts_ms, NEVER_MS)[np.searchsorted(events.starts_ms, pieces, side="right")]
-    soon = following - pieces <= horizon_ms
-    spans = events.spans_ms
-    during = ((spans[None, :, 0] < ends[:, None]) & (spans[None, :, 1] > pieces[:, None])).any(axis=1)
+    soon = following - pieces <= rule.horizon_ms
+    begins, over = events.spans_ms[:, 0], events.spans_ms[:, 1]
+    during = ((begins < ends[:, None]) & (over > pieces[:, None] - rule.keep_firing_ms)).any(axis=1)
     return Outcome(starts, fired, pieces[~soon & ~during])
 
 

@@ -23,7 +23,7 @@ from model.scoring import Calibration
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-COARSE, FINE = 48, 16  # thresholds tried over the whole range, then around the best
+COARSE, FINE = 48, 48  # thresholds tried over the whole range, then around the best
 TINY = 1e-6
 PLATT_BINS = 20_000  # scores are fitted in so many bins of equal numbers
 
@@ -133,7 +133,7 @@ def best_f2_threshold(vans: Sequence[ScoredVan], calibration: Calibration, rule:
 def choose_alert_threshold(vans: Sequence[ScoredVan], calibration: Calibration, rule: AlertRule) -> float:
     """The risk that catches most events within the budget of false alarms; of equals, fewest false alarms, then highest.
 
-    Tried are quantiles of the vans' hourly maxima, then the neighbourhood of the best.
+    Tried are quantiles of the vans' hourly maxima, then a finer grid where the budget is just kept.
     """
     watched = [(van, event_times(van)) for van in vans if len(van.score)]
     candidates = _candidates([van for van, _ in watched], calibration)
@@ -148,8 +148,10 @@ def choose_alert_threshold(vans: Sequence[ScoredVan], calibration: Calibration, 
         return tried[risk]
 
     best = max(candidates, key=rank)
-    place = candidates.index(best)
-    low, high = candidates[max(place - 1, 0)], candidates[min(place + 1, len(candidates) - 1)]
+    # From just under the lowest that keeps the budget to just over the best: more events may hide between candidates.
+    lowest = next((i for i, risk in enumerate(candidates) if rank(risk)[0] >= 0), candidates.index(best))
+    low = candidates[max(lowest - 1, 0)]
+    high = candidates[min(candidates.index(best) + 1, len(candidates) - 1)]
     logits = np.linspace(np.log(low / (1 - low)), np.log(high / (1 - high)), FINE)
     return max([best, *(_risk(float(logit)) for logit in logits)], key=rank)
 
@@ -160,7 +162,7 @@ def count_alarms(
     """Events caught, false alarms and vehicle-days."""
     caught, false, days = 0, 0, 0.0
     for van, events in watched:
-        found = outcome(events, episodes(van.ts_ms, van.score, thresholds, rule), rule.horizon_ms)
+        found = outcome(events, episodes(van.ts_ms, van.score, thresholds, rule), rule)
         caught += int((found.fired_ms != NEVER_MS).sum())
         false += len(found.false_ms)
         days += events.days

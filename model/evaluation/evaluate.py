@@ -137,7 +137,10 @@ def _calibrate(
         )
     for scorer, _ in due:
         vans = scores.pop(scorer.name)
-        calibration = choose_calibration(vans, rule)
+        try:
+            calibration = choose_calibration(vans, rule)
+        except ValueError as error:
+            raise ValueError(f"{scorer.name} on {fleet.n_vehicles} vans of seed {fleet.seed}: {error}") from error
         summary = joined([summarise(van, calibration, rule) for van in vans])
         parts.keep_calibration(scorer, fleet, calibration)
         parts.keep_summary(scorer, fleet, NINE, calibration, summary)

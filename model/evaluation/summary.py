@@ -39,7 +39,7 @@ def summarise(van: ScoredVan, calibration: Calibration, rule: AlertRule) -> VanS
         fault=van.fault,
         days=events.days,
         tally=tally(van, calibration, rule.warmup_samples),
-        outcome=outcome(events, alerts, rule.horizon_ms),
+        outcome=outcome(events, alerts, rule),
     )
 
 
