@@ -1,18 +1,17 @@
-"""Constant-velocity Kalman filters over many vehicles at once, with innovation gating.
+"""Constant-velocity Kalman filters of one vehicle's motion, with innovation gating; compiled, in place.
 
-Four two-state filters (value, rate) per vehicle: east, north, up from GPS, and ground speed. The predict and update
-steps are simdkalman's. Position is kept relative to the last estimate, which moves along as an anchor, so a van may
-drive around the world. Source: Bar-Shalom, Li & Kirubarajan 2001, section 6.2 (white-noise acceleration).
+Four two-state filters (value, rate): east, north, up from GPS, and ground speed. Position is kept relative to the last
+estimate, which moves along as an anchor, so a van may drive around the world. Source: Bar-Shalom, Li & Kirubarajan
+2001, sections 5.2 (filter) and 6.2 (white-noise acceleration). `tests/model/preprocess_reference.py` has the matrices.
 """
 
-from dataclasses import dataclass
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
-import simdkalman
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from model.jit import compiled
 
 EAST, NORTH, UP, SPEED = range(4)
 N_AXES = 4
@@ -28,24 +27,26 @@ GATE = 25.0  # a measurement beyond five standard deviations of its innovation i
 MAX_REJECTS = 3  # unless it insists: then the filter restarts where the measurements are
 MAX_GAP_S = 60.0  # after a longer gap the filters start afresh
 
+IGNORE, USE, RESTART = range(3)  # what becomes of a measurement
+
 KALMAN_DTYPE = np.dtype(
     [
         ("latitude", "<f8"),  # anchor, deg; NaN before the first fix
         ("longitude", "<f8"),
         ("mean", "<f8", (N_AXES, 2)),
         ("covariance", "<f8", (N_AXES, 2, 2)),
-        ("ready", "?", (N_AXES,)),  # has been initialised since the last restart
+        ("ready", "u1", (N_AXES,)),  # 1: has been initialised since the last restart
         ("rejects", "u1", (N_AXES,)),  # consecutive measurements gated out
     ]
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Motion:
-    """Filtered motion of a batch; `present` says whether this sample's own measurements support a value."""
+class Motion(NamedTuple):
+    """Filtered motion, in the order of `channels.MOTION`; NaN where this sample's own measurements support no value."""
 
-    values: Floats  # (batch, 3): speed m/s, acceleration m/s^2, climb rate m/s
-    present: Bools  # (batch, 3)
+    speed: float  # m/s
+    acceleration: float  # m/s^2
+    climb_rate: float  # m/s
 
 
 def initial_kalman(n_vehicles: int) -> NDArray[np.void]:
@@ -55,133 +56,139 @@ def initial_kalman(n_vehicles: int) -> NDArray[np.void]:
     return state
 
 
+@compiled
 def advance_kalman(
-    state: NDArray[np.void], elapsed_s: Floats, position: Floats, altitude: Floats, speed: Floats
+    state: Any, elapsed_s: float, latitude: float, longitude: float, altitude: float, speed: float
 ) -> Motion:
-    """Advance the filters of a batch by one sample each, in place.
+    """Advance one vehicle's filters by one sample, in place.
 
     Args:
-        state: (batch,) KALMAN_DTYPE.
-        elapsed_s: (batch,) seconds since the last sample; ignored before the first.
-        position: (batch, 2) latitude and longitude in degrees, NaN without a fix.
-        altitude: (batch,) metres, NaN when absent.
-        speed: (batch,) metres per second, NaN when absent.
+        state: one record of KALMAN_DTYPE.
+        elapsed_s: seconds since the last sample; ignored before the first.
+        latitude: degrees, with longitude; both NaN without a fix.
+        longitude: degrees.
+        altitude: metres, NaN when absent.
+        speed: metres per second, NaN when absent.
     """
-    state["ready"] &= (elapsed_s <= MAX_GAP_S)[:, None]
-    predict(state, elapsed_s)
+    if elapsed_s > MAX_GAP_S:
+        state["ready"][:] = 0
+    predict(state, min(elapsed_s, MAX_GAP_S))
 
-    place = slice(EAST, UP + 1)
-    measured = np.concatenate((displacement(state, position), altitude[:, None]), axis=1)
-    variance = np.broadcast_to(MEASUREMENT_VARIANCE[place], measured.shape)
-    had_fix = state["ready"][:, EAST].copy()
-    accepted = update(state, place, measured, variance, joint=2)
-    move_anchor(state, position, accepted[:, EAST])
+    fixed = take_fix(state, latitude, longitude)
+    climb_known = take(state, UP, altitude, MEASUREMENT_VARIANCE[UP]) != IGNORE
 
+    variance = MEASUREMENT_VARIANCE[SPEED]
     # A filter that starts at this very fix knows where the van is, not how fast.
-    moving = accepted[:, EAST] & had_fix & (state["covariance"][:, EAST, 1, 1] < INITIAL_RATE_VARIANCE[EAST])
-    gps_speed = np.where(moving, np.hypot(state["mean"][:, EAST, 1], state["mean"][:, NORTH, 1]), np.nan)
-    from_gps = np.isnan(speed)
-    measured_speed = np.where(from_gps, gps_speed, speed)[:, None]
-    speed_variance = np.where(from_gps, GPS_SPEED_VARIANCE, MEASUREMENT_VARIANCE[SPEED])[:, None]
-    had_speed = state["ready"][:, SPEED].copy()
-    speed_accepted = update(state, slice(SPEED, SPEED + 1), measured_speed, speed_variance, joint=1)[:, 0]
-
-    values = np.stack(
-        (np.maximum(state["mean"][:, SPEED, 0], 0.0), state["mean"][:, SPEED, 1], state["mean"][:, UP, 1]), axis=1
+    if math.isnan(speed) and fixed and state["covariance"][EAST, 1, 1] < INITIAL_RATE_VARIANCE[EAST]:
+        speed = math.hypot(state["mean"][EAST, 1], state["mean"][NORTH, 1])
+        variance = GPS_SPEED_VARIANCE
+    had_speed = state["ready"][SPEED]
+    speed_known = take(state, SPEED, speed, variance) != IGNORE
+    return Motion(
+        max(state["mean"][SPEED, 0], 0.0) if speed_known else np.nan,
+        state["mean"][SPEED, 1] if speed_known and had_speed else np.nan,
+        state["mean"][UP, 1] if climb_known else np.nan,
     )
-    present = np.stack((speed_accepted, speed_accepted & had_speed, accepted[:, UP]), axis=1)
-    return Motion(values=values, present=present)
 
 
-def predict(state: NDArray[np.void], elapsed_s: Floats) -> None:
-    """Carry every filter forward by (batch,) elapsed seconds, in place."""
-    n = len(state)
-    dt = np.repeat(np.minimum(elapsed_s, MAX_GAP_S), N_AXES)
-    density = np.tile(PROCESS_DENSITY, n)
-    transition = np.tile(np.eye(2), (n * N_AXES, 1, 1))
-    transition[:, 0, 1] = dt
-    noise = np.empty((n * N_AXES, 2, 2))
-    noise[:, 0, 0] = density * dt**3 / 3.0
-    noise[:, 0, 1] = noise[:, 1, 0] = density * dt**2 / 2.0
-    noise[:, 1, 1] = density * dt
-    mean, covariance = simdkalman.primitives.predict(
-        state["mean"].reshape(-1, 2, 1), state["covariance"].reshape(-1, 2, 2), transition, noise
+@compiled
+def predict(state: Any, dt: float) -> None:
+    """Carry every filter forward by `dt` seconds, in place: x = A x, P = A P A' + Q."""
+    for axis in range(N_AXES):
+        mean, p, density = state["mean"][axis], state["covariance"][axis], PROCESS_DENSITY[axis]
+        mean[0] += dt * mean[1]
+        p[0, 0] += dt * (p[0, 1] + (p[0, 1] + dt * p[1, 1])) + density * dt**3 / 3.0
+        p[0, 1] += dt * p[1, 1] + density * dt**2 / 2.0
+        p[1, 0] = p[0, 1]
+        p[1, 1] += density * dt
+
+
+@compiled
+def take_fix(state: Any, latitude: float, longitude: float) -> bool:
+    """Take in a horizontal fix, in place; both axes are accepted or refused together. False if absent or refused."""
+    if math.isnan(latitude) or math.isnan(longitude):
+        return False
+    if math.isnan(state["latitude"]):
+        state["latitude"], state["longitude"] = latitude, longitude
+        east = north = 0.0
+    else:
+        north = (latitude - state["latitude"]) * METRES_PER_DEGREE
+        degrees_east = (longitude - state["longitude"] + 180.0) % 360.0 - 180.0
+        east = degrees_east * METRES_PER_DEGREE * longitude_scale(state["latitude"])
+    inside = is_inside(state, EAST, east, MEASUREMENT_VARIANCE[EAST]) and is_inside(
+        state, NORTH, north, MEASUREMENT_VARIANCE[NORTH]
     )
-    state["mean"] = mean.reshape(n, N_AXES, 2)
-    state["covariance"] = covariance.reshape(n, N_AXES, 2, 2)
+    verdict = judge(state, EAST, inside)  # NORTH has the same history
+    apply(state, EAST, east, MEASUREMENT_VARIANCE[EAST], verdict)
+    apply(state, NORTH, north, MEASUREMENT_VARIANCE[NORTH], verdict)
+    if verdict != IGNORE:
+        move_anchor(state)
+    return verdict != IGNORE
 
 
-def update(state: NDArray[np.void], axes: slice, measured: Floats, variance: Floats, *, joint: int) -> Bools:
-    """Take in one measurement per vehicle and axis, in place; glitches are gated out.
-
-    Args:
-        state: (batch,) KALMAN_DTYPE, predicted.
-        axes: which filters.
-        measured: (batch, n_axes) values, NaN when absent.
-        variance: (batch, n_axes) of the measurements.
-        joint: so many of the leading axes are accepted or refused together (2 for a horizontal fix).
-
-    Returns:
-        (batch, n_axes): the measurement was present and is now part of the estimate.
-    """
-    mean, covariance = state["mean"][:, axes], state["covariance"][:, axes]
-    ready, rejects = state["ready"][:, axes], state["rejects"][:, axes]
-    present = ~np.isnan(measured)
-    value = np.where(present, measured, mean[..., 0])
-    innovation = value - mean[..., 0]
-    inside = innovation**2 <= GATE * (covariance[..., 0, 0] + variance)
-    inside[:, :joint] = inside[:, :joint].all(axis=1, keepdims=True)
-    restart = present & (~ready | (~inside & (rejects + 1 >= MAX_REJECTS)))
-    restart[:, :joint] = restart[:, :joint].any(axis=1, keepdims=True)
-    use = present & ready & inside & ~restart
-
-    posterior_mean, posterior_covariance = simdkalman.primitives.update(
-        mean.reshape(-1, 2, 1),
-        covariance.reshape(-1, 2, 2),
-        np.array([[[1.0, 0.0]]]),
-        variance.reshape(-1, 1, 1),
-        value.reshape(-1, 1, 1),
-    )
-    posterior_covariance = posterior_covariance.reshape(covariance.shape)
-    fresh_mean = np.stack((value, np.zeros_like(value)), axis=-1)
-    fresh_covariance = np.zeros_like(covariance)
-    fresh_covariance[..., 0, 0] = variance
-    fresh_covariance[..., 1, 1] = INITIAL_RATE_VARIANCE[axes]
-
-    use_, restart_ = use[..., None], restart[..., None]
-    state["mean"][:, axes] = np.where(restart_, fresh_mean, np.where(use_, posterior_mean.reshape(mean.shape), mean))
-    state["covariance"][:, axes] = np.where(
-        restart_[..., None], fresh_covariance, np.where(use_[..., None], posterior_covariance, covariance)
-    )
-    state["ready"][:, axes] = ready | restart
-    state["rejects"][:, axes] = np.where(present, np.where(use | restart, 0, rejects + 1), rejects)
-    accepted: Bools = use | restart
-    return accepted
+@compiled
+def take(state: Any, axis: int, measured: float, variance: float) -> int:
+    """Take in one axis' measurement, NaN when absent, in place; what became of it."""
+    if math.isnan(measured):
+        return IGNORE
+    verdict = judge(state, axis, is_inside(state, axis, measured, variance))
+    apply(state, axis, measured, variance, verdict)
+    return verdict
 
 
-def displacement(state: NDArray[np.void], position: Floats) -> Floats:
-    """Metres east and north (batch, 2) of `position` from the anchor; zero for a first fix, NaN without one."""
-    latitude = np.where(np.isnan(state["latitude"]), position[:, 0], state["latitude"])
-    longitude = np.where(np.isnan(state["longitude"]), position[:, 1], state["longitude"])
-    north = (position[:, 0] - latitude) * METRES_PER_DEGREE
-    degrees_east = (position[:, 1] - longitude + 180.0) % 360.0 - 180.0
-    east = degrees_east * METRES_PER_DEGREE * longitude_scale(latitude)
-    return np.stack((east, north), axis=1)
+@compiled
+def is_inside(state: Any, axis: int, measured: float, variance: float) -> bool:
+    """Whether the innovation is within the gate."""
+    innovation = measured - state["mean"][axis, 0]
+    return bool(innovation**2 <= GATE * (state["covariance"][axis, 0, 0] + variance))
 
 
-def move_anchor(state: NDArray[np.void], position: Floats, accepted: Bools) -> None:
-    """Fold the estimated displacement into the anchor, in place, wherever a fix was accepted."""
-    first = accepted & np.isnan(state["latitude"])
-    state["latitude"] = np.where(first, position[:, 0], state["latitude"])
-    state["longitude"] = np.where(first, position[:, 1], state["longitude"])
-    east, north = state["mean"][:, EAST, 0], state["mean"][:, NORTH, 0]
-    latitude = state["latitude"] + north / METRES_PER_DEGREE
-    longitude = state["longitude"] + east / (METRES_PER_DEGREE * longitude_scale(state["latitude"]))
-    state["latitude"] = np.where(accepted, np.clip(latitude, -90.0, 90.0), state["latitude"])
-    state["longitude"] = np.where(accepted, (longitude + 180.0) % 360.0 - 180.0, state["longitude"])
-    state["mean"][:, EAST : NORTH + 1, 0] *= ~accepted[:, None]
+@compiled
+def judge(state: Any, axis: int, inside: bool) -> int:
+    """What to do with a measurement: a filter starts at its first one and where glitches insist."""
+    if not state["ready"][axis]:
+        return RESTART
+    if inside:
+        return USE
+    return RESTART if state["rejects"][axis] + 1 >= MAX_REJECTS else IGNORE
 
 
-def longitude_scale(latitude: Floats) -> Floats:
+@compiled
+def apply(state: Any, axis: int, measured: float, variance: float, verdict: int) -> None:
+    """Carry out a verdict, in place: x += K (y - H x), P -= K H P with H = (1, 0)."""
+    if verdict == IGNORE:
+        state["rejects"][axis] += 1
+        return
+    mean, p = state["mean"][axis], state["covariance"][axis]
+    if verdict == USE:
+        innovation = measured - mean[0]
+        total = p[0, 0] + variance
+        gain, rate_gain = p[0, 0] / total, p[0, 1] / total
+        mean[0] += gain * innovation
+        mean[1] += rate_gain * innovation
+        p[1, 1] -= rate_gain * p[0, 1]
+        p[0, 1] -= gain * p[0, 1]
+        p[0, 0] -= gain * p[0, 0]
+    else:
+        mean[0], mean[1] = measured, 0.0
+        p[0, 0], p[0, 1], p[1, 1] = variance, 0.0, INITIAL_RATE_VARIANCE[axis]
+    p[1, 0] = p[0, 1]
+    state["ready"][axis] = 1
+    state["rejects"][axis] = 0
+
+
+@compiled
+def move_anchor(state: Any) -> None:
+    """Fold the estimated displacement into the anchor, in place."""
+    latitude = state["latitude"] + state["mean"][NORTH, 0] / METRES_PER_DEGREE
+    metres_per_degree_east = METRES_PER_DEGREE * longitude_scale(state["latitude"])
+    longitude = state["longitude"] + state["mean"][EAST, 0] / metres_per_degree_east
+    state["latitude"] = min(max(latitude, -90.0), 90.0)
+    state["longitude"] = (longitude + 180.0) % 360.0 - 180.0
+    state["mean"][EAST, 0] = state["mean"][NORTH, 0] = 0.0
+
+
+@compiled
+def longitude_scale(latitude: float) -> float:
     """Length of a degree of longitude over one of latitude; bounded away from zero at the poles."""
-    return np.maximum(np.cos(np.radians(latitude)), 1e-3)
+    return max(math.cos(math.radians(latitude)), 1e-3)

@@ -4,14 +4,13 @@ Source: Welford 1962 for the stream; the shrinkage is the posterior mean under a
 `prior_weight` samples. Frozen, so that slow degradation is not normalised away.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from model.jit import compiled
 
 Z_LIMIT = 8.0  # z-scores are clipped to +-Z_LIMIT: a broken sensor must not blow up the state
 
@@ -49,37 +48,45 @@ def normaliser_dtype(n_channels: int) -> np.dtype[np.void]:
     return np.dtype([("count", "<u4", (n_channels,)), ("mean", "<f8", (n_channels,)), ("m2", "<f8", (n_channels,))])
 
 
-def advance_normaliser(state: NDArray[np.void], prior: FleetPrior, values: Floats, present: Bools) -> Floats:
-    """Score a batch of samples against the past, then learn from them, in place.
+@compiled
+def advance_normaliser(
+    state: Any, channel: int, value: float, prior_mean: float, prior_std: float, prior_weight: float, settled: int
+) -> float:
+    """Score one value of one channel against the past, then learn from it, in place.
 
     Args:
-        state: (batch,) of `normaliser_dtype`.
-        prior: the fleet's.
-        values: (batch, n_channels), finite wherever a value is wanted.
-        present: (batch, n_channels): learn from this value.
+        state: one record of `normaliser_dtype`.
+        channel: its number.
+        value: finite, in the channel's unit.
+        prior_mean: the fleet's, as the next three.
+        prior_std: positive.
+        prior_weight: samples that the prior is worth.
+        settled: samples after which nothing is learned any more.
 
     Returns:
-        (batch, n_channels) z-scores under the statistics before this sample, clipped to +-Z_LIMIT.
+        The z-score under the statistics before this value, clipped to +-Z_LIMIT.
     """
-    z = score(state, prior, values)
-    learn = present & (state["count"] < prior.settled_samples)
-    count = state["count"] + learn
-    delta = np.where(learn, values - state["mean"], 0.0)
-    mean = state["mean"] + delta / np.maximum(count, 1)
-    state["m2"] += delta * np.where(learn, values - mean, 0.0)
-    state["mean"] = mean
-    state["count"] = count
-    return z
+    mean, std = shrunk(state, channel, prior_mean, prior_std, prior_weight)
+    if state["count"][channel] < settled:
+        learn(state, channel, value)
+    return min(max((value - mean) / std, -Z_LIMIT), Z_LIMIT)
 
 
-def score(state: NDArray[np.void], prior: FleetPrior, values: Floats) -> Floats:
-    """Z-scores (batch, n_channels) of `values` under the shrunk statistics."""
-    n, k = state["count"].astype(np.float64), prior.prior_weight
-    prior_mean, prior_std = np.array(prior.mean), np.array(prior.std)
-    shift = state["mean"] - prior_mean
+@compiled
+def shrunk(state: Any, channel: int, prior_mean: float, prior_std: float, prior_weight: float) -> tuple[float, float]:
+    """Mean and standard deviation of a channel so far, shrunk to the prior."""
+    n, k = float(state["count"][channel]), prior_weight
+    shift = state["mean"][channel] - prior_mean
     mean = prior_mean + shift * n / (k + n)
-    variance = (k * prior_std**2 + state["m2"] + shift**2 * (k * n / (k + n))) / (k + n)
+    variance = (k * prior_std**2 + state["m2"][channel] + shift**2 * (k * n / (k + n))) / (k + n)
     # A channel that never moved (parked for a day) keeps a tenth of the fleet's spread, or noise would look like news.
-    std = np.maximum(np.sqrt(variance), 0.1 * prior_std)
-    z: Floats = np.clip((values - mean) / std, -Z_LIMIT, Z_LIMIT)
-    return z
+    return mean, max(math.sqrt(variance), 0.1 * prior_std)
+
+
+@compiled
+def learn(state: Any, channel: int, value: float) -> None:
+    """Welford's update, in place."""
+    state["count"][channel] += 1
+    delta = value - state["mean"][channel]
+    state["mean"][channel] += delta / state["count"][channel]
+    state["m2"][channel] += delta * (value - state["mean"][channel])

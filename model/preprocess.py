@@ -1,16 +1,24 @@
 """From wire signals to network inputs: one causal implementation for training and for serving.
 
-`advance` takes one sample of each vehicle of a batch; `preprocess_sequence` is the same function over time. What it
-does not know: verdicts (samples reach it validated and in order), the network, the store.
+The compiled loop `_advance_rows` takes one sample after the other; each has its own vehicle's state when serving
+(`Preprocessor.advance`), and all have the same vehicle's in a whole sequence (`preprocess_sequence`). What it does not
+know: verdicts (samples reach it validated and in order), the network, the store.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
+import numba
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from model.channels import MOTION, ChannelSchema
-from model.kalman import KALMAN_DTYPE, advance_kalman, initial_kalman
+from model.jit import compiled, entry_point_for
+from model.kalman import KALMAN_DTYPE, Motion, advance_kalman, initial_kalman
 from model.normaliser import FleetPrior, advance_normaliser, normaliser_dtype
 
 Floats = NDArray[np.float64]
@@ -23,6 +31,30 @@ VERSION = 1  # raised whenever the same samples would give other features; part 
 HOLD_MS = 60_000  # a missing value is held for a minute, then its z-score is the mean
 MAX_RATIO = 10_000.0  # elapsed time is capped at 10,000 nominal intervals (14 h): every state has decayed by then
 DAY_MS = 86_400_000
+ABSENT = -1  # column of a signal that the schema does not have
+
+# What the compiled code needs to know of one channel, and of the schema as a whole.
+CHANNEL_DTYPE = np.dtype(
+    [
+        ("column", "<i8"),  # of its signal; -1, -2, -3 for the members of MOTION
+        ("mean", "<f8"),  # the fleet's
+        ("std", "<f8"),
+        ("per_interval", "?"),
+        ("hold", "?"),
+    ],
+    align=True,
+)
+RULES_DTYPE = np.dtype(
+    [
+        ("latitude", "<i8"),  # columns of the signals that the motion filters read, or ABSENT
+        ("longitude", "<i8"),
+        ("altitude", "<i8"),
+        ("speed", "<i8"),
+        ("nominal_ms", "<f8"),
+        ("prior_weight", "<f8"),
+        ("settled_samples", "<i8"),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +66,23 @@ class Features:
     z: Singles  # (batch, n_channels): held z-scores, as in `inputs`
     present: Bools  # (batch, n_channels): measured in this very sample
 
+    @staticmethod
+    def of(inputs: Singles, ratio: Singles) -> "Features":
+        """From the network's inputs, of which z-scores (a view) and present bits are a part."""
+        n = (inputs.shape[-1] - 4) // 2
+        return Features(inputs, ratio, inputs[..., :n], inputs[..., n : 2 * n] != 0)
+
 
 class Preprocessor:
     """The causal preprocessing that a checkpoint defines; holds no per-vehicle state itself."""
 
     def __init__(self, schema: ChannelSchema, prior: FleetPrior, nominal_interval_s: float) -> None:
-        if len(prior.mean) != len(schema.channels):
-            raise ValueError(f"prior has {len(prior.mean)} channels, schema has {len(schema.channels)}")
+        n = len(schema.channels)
+        if len(prior.mean) != n:
+            raise ValueError(f"prior has {len(prior.mean)} channels, schema has {n}")
         self.schema = schema
         self.prior = prior
         self.nominal_interval_s = nominal_interval_s
-        self._column = {name: i for i, name in enumerate(schema.signal_names)}
-        self._per_interval = np.array([channel.per_interval for channel in schema.channels])
-        self._holds = np.array([channel.hold for channel in schema.channels])
-        n = len(schema.channels)
         self.dtype = np.dtype(
             [
                 ("last_ts_ms", "<i8"),
@@ -57,6 +92,20 @@ class Preprocessor:
                 ("held_ts_ms", "<i8", (n,)),
             ]
         )
+        column = {name: i for i, name in enumerate(schema.signal_names)}
+        self._channels = np.zeros(n, CHANNEL_DTYPE)
+        self._channels["column"] = [
+            -1 - MOTION.index(channel.source) if channel.source in MOTION else column[channel.source]
+            for channel in schema.channels
+        ]
+        self._channels["mean"], self._channels["std"] = prior.mean, prior.std
+        self._channels["per_interval"] = [channel.per_interval for channel in schema.channels]
+        self._channels["hold"] = [channel.hold for channel in schema.channels]
+        self._rules = np.zeros(1, RULES_DTYPE)
+        for name in ("latitude", "longitude", "altitude", "speed"):
+            self._rules[name] = column.get(name, ABSENT)
+        self._rules["nominal_ms"] = 1000.0 * nominal_interval_s
+        self._rules["prior_weight"], self._rules["settled_samples"] = prior.prior_weight, prior.settled_samples
 
     def initial_state(self, n_vehicles: int) -> NDArray[np.void]:
         """State before the first sample; (n_vehicles,) of `dtype`."""
@@ -65,70 +114,82 @@ class Preprocessor:
         state["kalman"] = initial_kalman(n_vehicles)
         return state
 
-    def advance(self, state: NDArray[np.void], ts_ms: Millis, signals: Floats) -> Features:
+    def advance(self, state: NDArray[np.void], ts_ms: Millis, signals: NDArray[np.floating]) -> Features:
         """Preprocess one sample of each vehicle of a batch; `state` is updated in place.
 
         Args:
             state: (batch,) of `dtype`.
             ts_ms: (batch,) epoch milliseconds, later than each vehicle's last sample.
             signals: (batch, n_signals) in wire order, NaN when absent; latitude and longitude both or neither.
+
+        Raises:
+            ValueError: the shapes do not belong together.
         """
-        ratio, values, present = self.observe(state, ts_ms, signals)
-        fresh_z = advance_normaliser(state["normaliser"], self.prior, values, present)
-        recent = self._holds & (state["held_ts_ms"] >= 0) & (ts_ms[:, None] - state["held_ts_ms"] <= HOLD_MS)
-        z = np.where(present, fresh_z, np.where(recent, state["held_z"], 0.0))
-        state["held_z"] = np.where(present, fresh_z, state["held_z"])
-        state["held_ts_ms"] = np.where(present, ts_ms[:, None], state["held_ts_ms"])
+        inputs = np.empty((len(ts_ms), self.schema.d_input), np.float32)
+        ratio = np.empty(len(ts_ms), np.float32)
+        self._run(_advance_rows, state, ts_ms, signals, inputs, ratio)
+        return Features.of(inputs, ratio)
 
-        hour = solar_hour_features(ts_ms, state["kalman"]["longitude"])
-        inputs = np.concatenate((z, present, hour), axis=1, dtype=np.float32)
-        return Features(inputs, ratio.astype(np.float32), z.astype(np.float32), present)
+    def advance_over_time(
+        self, ts_ms: Millis, signals: NDArray[np.floating], inputs: Singles, ratio: Singles
+    ) -> NDArray[np.void]:
+        """Preprocess one vehicle's whole sequence from nothing, into arrays given.
 
-    def observe(self, state: NDArray[np.void], ts_ms: Millis, signals: Floats) -> tuple[Floats, Floats, Bools]:
+        Args:
+            ts_ms: (length,) epoch milliseconds, rising.
+            signals: (length, n_signals), NaN when absent.
+            inputs: (length, d_input), written.
+            ratio: (length,), written.
+
+        Returns:
+            The state after it, (1,) of `dtype`.
+
+        Raises:
+            ValueError: the shapes do not belong together.
+        """
+        state = self.initial_state(1)
+        self._run(_advance_rows, same_for_all(state, len(ts_ms)), ts_ms, signals, inputs, ratio)
+        return state
+
+    def observe(
+        self, state: NDArray[np.void], ts_ms: Millis, signals: NDArray[np.floating]
+    ) -> tuple[Floats, Floats, Bools]:
         """The part of `advance` before z-scores, also in place.
 
         Returns:
             Elapsed-time ratios (batch,), channel values in their units (batch, n_channels) with 0 where absent, and
             which are present.
         """
-        first = state["last_ts_ms"] == NEVER_MS
-        nominal_ms = 1000.0 * self.nominal_interval_s
-        elapsed_ms = np.where(first, nominal_ms, ts_ms - state["last_ts_ms"])
-        ratio = np.minimum(elapsed_ms / nominal_ms, MAX_RATIO)
-        state["last_ts_ms"] = ts_ms
-        values, present = self._channel_values(state["kalman"], elapsed_ms / 1000.0, signals)
-        return ratio, np.where(self._per_interval, values / np.maximum(ratio, 1.0)[:, None], values), present
+        values = np.empty((len(ts_ms), len(self.schema.channels)))
+        ratio = np.empty(len(ts_ms))
+        self._run(_observe_rows, state, ts_ms, signals, values, ratio)
+        present = ~np.isnan(values)
+        return ratio, np.where(present, values, 0.0), present
 
-    def _channel_values(self, kalman: NDArray[np.void], elapsed_s: Floats, signals: Floats) -> tuple[Floats, Bools]:
-        """Channel values before they become rates."""
-        motion = advance_kalman(
-            kalman,
-            elapsed_s,
-            np.stack((self._signal(signals, "latitude"), self._signal(signals, "longitude")), axis=1),
-            self._signal(signals, "altitude"),
-            self._signal(signals, "speed"),
-        )
-        values = np.empty((len(signals), len(self.schema.channels)))
-        present = np.empty(values.shape, np.bool_)
-        for i, channel in enumerate(self.schema.channels):
-            if channel.source in MOTION:
-                j = MOTION.index(channel.source)
-                values[:, i], present[:, i] = motion.values[:, j], motion.present[:, j]
-            else:
-                values[:, i] = self._signal(signals, channel.source)
-                present[:, i] = ~np.isnan(values[:, i])
-        return np.where(present, values, 0.0), present
-
-    def _signal(self, signals: Floats, name: str) -> Floats:
-        """One column, or all absent when the schema has no such signal."""
-        column = self._column.get(name)
-        return np.full(len(signals), np.nan) if column is None else signals[:, column]
+    def _run(
+        self,
+        rows: Callable[..., None],
+        state: NDArray[np.void],
+        ts_ms: Millis,
+        signals: NDArray[np.floating],
+        out: NDArray[np.floating],
+        ratio: NDArray[np.floating],
+    ) -> None:
+        """Call the compiled loop; compiled code does not check shapes itself."""
+        n, n_signals = len(ts_ms), len(self.schema.signals)
+        if state.shape != (n,) or signals.shape != (n, n_signals) or len(out) != n or ratio.shape != (n,):
+            raise ValueError(
+                f"{n} timestamps need as many states and signals (n, {n_signals}), got {state.shape}, {signals.shape}"
+            )
+        run = compile_rows(rows, self.dtype, out.dtype)
+        signals = np.ascontiguousarray(signals, np.float64)
+        run(state, self._channels, self._rules, np.ascontiguousarray(ts_ms, np.int64), signals, out, ratio)
 
 
 def preprocess_sequence(
     preprocessor: Preprocessor, ts_ms: Millis, signals: NDArray[np.floating], lengths: NDArray[np.int64]
 ) -> Features:
-    """Preprocess whole sequences, starting from nothing: `advance` over time, all vehicles side by side.
+    """Preprocess whole sequences, starting from nothing.
 
     Args:
         preprocessor: the checkpoint's.
@@ -136,31 +197,116 @@ def preprocess_sequence(
         signals: (n_vehicles, length, n_signals), NaN when absent.
         lengths: (n_vehicles,) valid samples of each vehicle; what lies beyond is zero in the result (ratio 1).
     """
-    n_vehicles, length = ts_ms.shape
-    n_channels = len(preprocessor.schema.channels)
-    features = Features(
-        inputs=np.zeros((n_vehicles, length, preprocessor.schema.d_input), np.float32),
-        ratio=np.ones((n_vehicles, length), np.float32),
-        z=np.zeros((n_vehicles, length, n_channels), np.float32),
-        present=np.zeros((n_vehicles, length, n_channels), np.bool_),
+    inputs = np.zeros((*ts_ms.shape, preprocessor.schema.d_input), np.float32)
+    ratio = np.ones(ts_ms.shape, np.float32)
+    for i, n in enumerate(lengths):
+        preprocessor.advance_over_time(ts_ms[i, :n], signals[i, :n], inputs[i, :n], ratio[i, :n])
+    return Features.of(inputs, ratio)
+
+
+def same_for_all(state: NDArray[np.void], length: int) -> NDArray[np.void]:
+    """The one state of a vehicle as if there were `length` of them: each row goes on where the last one left it."""
+    return as_strided(state, (length,), (0,))
+
+
+@cache
+def compile_rows(rows: Callable[..., None], state: np.dtype[np.void], out: np.dtype[Any]) -> Callable[..., None]:
+    """One of the loops below for one state layout, at whatever stride: the states may be a field of larger records."""
+
+    def array(dtype: np.dtype[Any], ndim: int, layout: Literal["C", "A"] = "C", *, readonly: bool = False) -> Any:
+        return numba.types.Array(numba.from_dtype(dtype), ndim, layout, readonly=readonly)
+
+    return entry_point_for(
+        rows,
+        array(state, 1, "A"),
+        array(CHANNEL_DTYPE, 1),
+        array(RULES_DTYPE, 1),
+        array(np.dtype(np.int64), 1, readonly=True),
+        array(np.dtype(np.float64), 2, readonly=True),
+        array(out, 2),
+        array(out, 1),
     )
-    state = preprocessor.initial_state(n_vehicles)
-    for t in range(length):
-        rows = np.flatnonzero(t < lengths)
-        active = state[rows]
-        step = preprocessor.advance(active, ts_ms[rows, t], signals[rows, t].astype(np.float64))
-        state[rows] = active
-        features.inputs[rows, t], features.ratio[rows, t] = step.inputs, step.ratio
-        features.z[rows, t], features.present[rows, t] = step.z, step.present
-    return features
 
 
-def solar_hour_features(ts_ms: Millis, longitude: Floats) -> Floats:
+def _advance_rows(
+    state: Any, channels: Any, rules: Any, ts_ms: Millis, signals: Floats, inputs: Singles, ratio: Singles
+) -> None:
+    """Row after row: (n,) states in place, (n_channels,) CHANNEL_DTYPE, (1,) RULES_DTYPE, samples, results."""
+    n, rule = len(channels), rules[0]
+    for row in range(len(ts_ms)):
+        s, now = state[row], ts_ms[row]
+        elapsed, motion = take_motion(s, rule, now, signals[row])
+        ratio[row] = elapsed
+        for i in range(n):
+            value = channel_value(channels[i], motion, signals[row], elapsed)
+            inputs[row, i] = hold_or_score(s, channels[i], i, rule, now, value)
+            inputs[row, n + i] = 0.0 if math.isnan(value) else 1.0
+        hours = solar_hour_features(now, s["kalman"]["longitude"])
+        for i in range(4):
+            inputs[row, 2 * n + i] = hours[i]
+
+
+def _observe_rows(
+    state: Any, channels: Any, rules: Any, ts_ms: Millis, signals: Floats, values: Floats, ratio: Floats
+) -> None:
+    """As `_advance_rows`, up to the channels' values (NaN where absent)."""
+    for row in range(len(ts_ms)):
+        elapsed, motion = take_motion(state[row], rules[0], ts_ms[row], signals[row])
+        ratio[row] = elapsed
+        for i in range(len(channels)):
+            values[row, i] = channel_value(channels[i], motion, signals[row], elapsed)
+
+
+@compiled
+def take_motion(s: Any, rule: Any, ts_ms: int, signals: Floats) -> tuple[float, Motion]:
+    """Advance clock and motion filters, in place; elapsed nominal intervals and the motion."""
+    elapsed_ms = rule["nominal_ms"] if s["last_ts_ms"] == NEVER_MS else float(ts_ms - s["last_ts_ms"])
+    s["last_ts_ms"] = ts_ms
+    motion = advance_kalman(
+        s["kalman"],
+        elapsed_ms / 1000.0,
+        signal_value(signals, rule["latitude"]),
+        signal_value(signals, rule["longitude"]),
+        signal_value(signals, rule["altitude"]),
+        signal_value(signals, rule["speed"]),
+    )
+    return min(elapsed_ms / rule["nominal_ms"], MAX_RATIO), motion
+
+
+@compiled
+def signal_value(signals: Floats, column: int) -> float:
+    """One signal; NaN when the schema has no such column."""
+    return signals[column] if column != ABSENT else np.nan
+
+
+@compiled
+def channel_value(channel: Any, motion: Motion, signals: Floats, elapsed: float) -> float:
+    """A channel's value in its unit, NaN when absent."""
+    column = channel["column"]
+    value = signals[column] if column >= 0 else motion[-1 - column]
+    return value / max(elapsed, 1.0) if channel["per_interval"] else value
+
+
+@compiled
+def hold_or_score(s: Any, channel: Any, i: int, rule: Any, ts_ms: int, value: float) -> float:
+    """The z-score of a value (learning from it, in place), or of the last one while it may be held, or of the mean."""
+    if not math.isnan(value):
+        s["held_z"][i] = advance_normaliser(
+            s["normaliser"], i, value, channel["mean"], channel["std"], rule["prior_weight"], rule["settled_samples"]
+        )
+        s["held_ts_ms"][i] = ts_ms
+    elif not channel["hold"] or s["held_ts_ms"][i] == NEVER_MS or ts_ms - s["held_ts_ms"][i] > HOLD_MS:
+        return 0.0
+    return float(s["held_z"][i])
+
+
+@compiled
+def solar_hour_features(ts_ms: int, longitude: float) -> tuple[float, float, float, float]:
     """First two harmonics of the hour of day by local mean solar time; UTC where longitude (degrees) is NaN.
 
     Returns:
-        (batch, 4): sin, cos of the day, sin, cos of the half day. The equation of time (at most 17 min) is ignored.
+        sin, cos of the day, sin, cos of the half day. The equation of time (at most 17 min) is ignored.
     """
-    offset_days = np.where(np.isnan(longitude), 0.0, longitude) / 360.0
-    angle = 2.0 * np.pi * ((ts_ms % DAY_MS) / DAY_MS + offset_days)
-    return np.stack((np.sin(angle), np.cos(angle), np.sin(2.0 * angle), np.cos(2.0 * angle)), axis=1)
+    offset_days = 0.0 if math.isnan(longitude) else longitude / 360.0
+    angle = 2.0 * math.pi * ((ts_ms % DAY_MS) / DAY_MS + offset_days)
+    return math.sin(angle), math.cos(angle), math.sin(2.0 * angle), math.cos(2.0 * angle)

@@ -20,10 +20,11 @@ from torch import Tensor
 from kernels import MambaConfig, NetworkOutput, training_scan
 from model.channels import VAN_SCHEMA
 from model.checkpoint import Checkpoint, save_checkpoint
-from model.dataset import Sequences, build_sequences, fit_prior
+from model.dataset import NOMINAL_INTERVAL_S, Sequences, SimulatedFleet, build_sequences, fit_prior
 from model.evaluation import VanRisk, best_f2, choose_threshold, fit_platt, report
 from model.fleet import FleetConfig
 from model.network import RiskNetwork
+from model.preprocess import Preprocessor
 from model.scoring import Calibration
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,10 @@ class Sampler:
     def __init__(self, data: Sequences, config: TrainingConfig, device: torch.device) -> None:
         self._config = config
         self._rng = np.random.default_rng(config.seed)
+        n = len(VAN_SCHEMA.channels)
+        z, present = data.inputs[..., :n], data.inputs[..., n : 2 * n] != 0
         self._tensors = [
-            torch.from_numpy(a).to(device)
-            for a in (data.inputs, data.ratio, data.z, data.present, data.label, data.valid)
+            torch.from_numpy(a).to(device) for a in (data.inputs, data.ratio, z, present, data.label, data.valid)
         ]
         self._n_vans, self._n_samples = data.ratio.shape
         self._optional = [i for i, channel in enumerate(VAN_SCHEMA.channels) if not channel.core]
@@ -186,10 +188,12 @@ def run(config: TrainingConfig, out: Path, device: torch.device) -> dict[str, di
     """Simulate, train, calibrate, evaluate and save; the figures of the model card."""
     torch.manual_seed(config.seed)
     fleet = FleetConfig(n_vehicles=config.vans, days=config.days, seed=config.seed)
-    prior = fit_prior(VAN_SCHEMA, fleet)
+    source = SimulatedFleet(fleet)
+    prior = fit_prior(source, workers=config.workers)
     logger.info("prior %s", prior)
     # Vehicle-disjoint: of every eight vans five train, one validates, two test.
-    everything = build_sequences(VAN_SCHEMA, prior, fleet, range(config.vans), config.workers)
+    preprocessor = Preprocessor(VAN_SCHEMA, prior, NOMINAL_INTERVAL_S)
+    everything = build_sequences(source, preprocessor, range(config.vans), workers=config.workers, folder=None)
     data = {
         name: everything.take([van for van in range(config.vans) if van % 8 in places])
         for name, places in SPLIT.items()

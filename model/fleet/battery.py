@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from model.fleet.jit import compiled
 from model.fleet.vehicle import SERIES_CELLS, VanParameters
+from model.jit import compiled
 
 KELVIN = 273.15
 

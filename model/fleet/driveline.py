@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from model.fleet.jit import compiled
 from model.fleet.vehicle import VanParameters
+from model.jit import compiled
 
 GRAVITY_MPS2 = 9.81
 GEAR_EFFICIENCY = 0.97

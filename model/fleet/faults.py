@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from model.fleet.jit import compiled
+from model.jit import compiled
 
 if TYPE_CHECKING:
     from model.fleet.config import FleetConfig

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fleet.jit import entry_point
 from model.fleet.limits import (
     CELL_HYSTERESIS_K,
     DRIVE_HYSTERESIS_K,
@@ -16,6 +15,7 @@ from model.fleet.limits import (
     MOTOR_WINDING_LIMIT_C,
     SAMPLE_PERIOD_S,
 )
+from model.jit import entry_point
 
 LIMITS_C = np.array([HOT_CELL_LIMIT_C, MOTOR_WINDING_LIMIT_C, INVERTER_LIMIT_C])
 HYSTERESIS_K = np.array([CELL_HYSTERESIS_K, DRIVE_HYSTERESIS_K, DRIVE_HYSTERESIS_K])

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize
 
 from model.fleet.battery import resistance_factor
-from model.fleet.jit import entry_point
 from model.fleet.recorded import PackRecording, Series
 from model.fleet.thermal import relax
+from model.jit import entry_point
 
 CHARGE_KNOTS = np.linspace(0.0, 1.0, 11)
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from model.fleet.battery import KELVIN, charge_power, current_for_power, open_circuit_v, resistance_factor
 from model.fleet.driveline import DriveLoad, drive_load, reachable_speed, resistance_force
 from model.fleet.faults import FaultPlan, Impairment, impairment_at
-from model.fleet.jit import compiled, entry_point
 from model.fleet.limits import HOT_CELL_LIMIT_C, INVERTER_LIMIT_C, MOTOR_WINDING_LIMIT_C
 from model.fleet.rounds import (
     AC_CHARGING,
@@ -26,6 +25,7 @@ from model.fleet.rounds import (
 )
 from model.fleet.thermal import CHILLER_COP, Surroundings, cabin_step, chiller_step, drive_step, pack_step
 from model.fleet.vehicle import N_MODULES, VanParameters
+from model.jit import compiled, entry_point
 
 LAPSE_K_PER_M = 0.0065
 STANDBY_W = 12.0  # telematics and BMS of a parked van, through the DC/DC converter

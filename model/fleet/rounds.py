@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from model.fleet.jit import compiled
 from model.fleet.vehicle import VanParameters
+from model.jit import compiled
 
 PARKED, DRIVING, DELIVERING, WAITING, AC_CHARGING, FAST_CHARGING = range(6)
 OUTBOUND, ROUND, HOMEWARD = range(3)

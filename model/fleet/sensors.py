@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from model.channels import SIGNALS
 from model.fleet.depots import Depot, to_wgs84
-from model.fleet.jit import entry_point
 from model.fleet.limits import SAMPLE_PERIOD_S
+from model.jit import entry_point
 
 if TYPE_CHECKING:
     from model.fleet.config import FleetConfig

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.fleet.faults import Impairment
-from model.fleet.jit import compiled
 from model.fleet.vehicle import N_MODULES, VanParameters
+from model.jit import compiled
 
 COOLANT_J_PER_K = 14_000.0  # four litres of glycol mixture, either loop
 INVERTER_J_PER_K = 20_000.0  # with its cold plate
