@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +16,10 @@ import numpy as np
 
 from model.baselines.expectation import TARGETS, Expectation, fit_expectation, load_bank
 from model.baselines.minute_chunks import EVERY, SERIES, chunk_series, held
-from model.baselines.protocol import (
-    COLUMN,
-    OPTIONAL_SIGNALS,
-    BaselineError,
-    Bools,
-    Floats,
-    Singles,
-    Trace,
-    TraceSource,
-)
+from model.baselines.protocol import COLUMN, OPTIONAL_SIGNALS, BaselineError, Bools, Floats, Singles
 from model.baselines.rolling_features import Table, add_hidden, rolling_features
 from model.baselines.selection import over_fleet, spread, weighted_auroc
-from model.fleet import VehicleTrace
+from model.dataset import Trace, TraceSource
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +189,7 @@ class Boosting:
         draw = RowDraw(
             self.expectations, min(1.0, self.config.negative_minutes / minutes), self.config, self.oracle, seed, hide
         )
-        rows = joined(list(over_fleet(source, list(range(len(source))), draw, workers)))
+        rows = joined(over_fleet(source, range(len(source)), draw, workers))
         if not rows.label.any() or rows.label.all():
             raise BaselineError(f"{self.name} needs minutes with and without an event ahead, in both fleets")
         return rows

@@ -24,8 +24,7 @@ def load_bank(chunks: Chunks, *, full: bool) -> Floats:
     columns = []
     for load in (*CORE_LOADS, "current_sq", "charge_current") if full else CORE_LOADS:
         series = chunks.mean[:, SERIES.index(load)]
-        for minutes in TIME_CONSTANTS_MIN:
-            columns.append(relaxation(chunks.end_min, series, minutes))
+        columns += [relaxation(chunks.end_min, series, minutes) for minutes in TIME_CONSTANTS_MIN]
     if full:
         ambient = chunks.mean[:, SERIES.index("ambient")]
         columns += [exponential(chunks.end_min, ambient, minutes) for minutes in AMBIENT_MIN]

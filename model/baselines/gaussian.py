@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.baselines.minute_chunks import EVERY, SERIES, chunk_series, held
-from model.baselines.protocol import BaselineError, Bools, Floats, Singles, Trace, TraceSource
+from model.baselines.minute_chunks import EVERY, SERIES, Chunks, chunk_series, held
+from model.baselines.protocol import BaselineError, Bools, Floats, Singles
 from model.baselines.selection import TUNING_STRIDE, over_fleet, spread, weighted_auroc
 from model.baselines.windows import window_mean
-from model.fleet.jit import entry_point
+from model.dataset import Trace, TraceSource
+from model.jit import compiled, entry_point
 
 logger = logging.getLogger(__name__)
 
@@ -57,72 +58,77 @@ class Prior(NamedTuple):
     covariance: Floats
 
 
+@compiled
+def learn(mean: Floats, covariance: Floats, vector: Floats, share: float) -> None:
+    """Move mean (d,) and covariance (d, d) towards a vector (d,), in place; absent components (NaN) teach nothing."""
+    deviation = vector - mean
+    for a in range(mean.size):
+        for b in range(mean.size):
+            if not (np.isnan(deviation[a]) or np.isnan(deviation[b])):
+                covariance[a, b] = (1.0 - share) * (covariance[a, b] + share * deviation[a] * deviation[b])
+    for a in range(mean.size):
+        if not np.isnan(deviation[a]):
+            mean[a] += share * deviation[a]
+
+
+@compiled
+def distance_and_determinant(covariance: Floats, deviation: Floats, floor: Floats) -> tuple[float, float, int]:
+    """Squared Mahalanobis distance, half the log-determinant, and the number of present components, by Cholesky.
+
+    Args:
+        covariance: (d, d); a twentieth of `floor` on the diagonal keeps it definite.
+        deviation: (d,) NaN where absent.
+        floor: (d,) variances.
+    """
+    present = np.flatnonzero(~np.isnan(deviation))
+    m = present.size
+    factor, white = np.zeros((m, m)), np.zeros(m)
+    distance, determinant = 0.0, 0.0
+    for p in range(m):
+        a = present[p]
+        for q in range(p):
+            factor[p, q] = (covariance[a, present[q]] - (factor[p, :q] * factor[q, :q]).sum()) / factor[q, q]
+        rest = covariance[a, a] + 0.05 * floor[a] - (factor[p, :p] ** 2).sum()
+        factor[p, p] = np.sqrt(max(rest, 1e-4 * floor[a]))
+        white[p] = (deviation[a] - (factor[p, :p] * white[:p]).sum()) / factor[p, p]
+        distance += white[p] ** 2
+        determinant += np.log(factor[p, p])
+    return distance, determinant, m
+
+
 @entry_point
 def against_own_past(
     vectors: Floats, prior_mean: Floats, prior_covariance: Floats, delay: int, memory: float, prior_rows: float
 ) -> Floats:
-    """(n, 3): squared distance per present component, log-determinant per component, sum of temperature deviations.
+    """(n, 3): squared distance and half log-determinant, both per present component; sum of temperature deviations.
 
     Args:
-        vectors: (n, d) window means, NaN where absent; components 4 and 6 are the temperatures.
+        vectors: (n, d) window means of VECTOR, NaN where absent.
         prior_mean: (d,).
         prior_covariance: (d, d) positive definite.
         delay: rows that the past stays behind, so that it does not contain the window.
         memory: time constant of the past in rows.
         prior_rows: rows that the prior is worth.
     """
-    n, d = vectors.shape
-    out = np.zeros((n, 3))
+    out = np.zeros((len(vectors), 3))
     mean, covariance = prior_mean.copy(), prior_covariance.copy()
-    factor, deviation = np.zeros((d, d)), np.zeros(d)
-    present = np.zeros(d, np.int64)
-    for i in range(n):
+    floor = np.diag(prior_covariance)
+    for i in range(len(vectors)):
         if i >= delay:
             share = 1.0 / min(prior_rows + (i - delay) + 1.0, prior_rows + memory)
-            for a in range(d):
-                deviation[a] = vectors[i - delay, a] - mean[a]
-            for a in range(d):
-                for b in range(d):
-                    if not (np.isnan(deviation[a]) or np.isnan(deviation[b])):
-                        both = deviation[a] * deviation[b]
-                        covariance[a, b] = (1.0 - share) * (covariance[a, b] + share * both)
-            for a in range(d):
-                if not np.isnan(deviation[a]):
-                    mean[a] += share * deviation[a]
-        m = 0
-        for a in range(d):
-            if not np.isnan(vectors[i, a]):
-                present[m] = a
-                m += 1
-        distance, determinant, warmth = 0.0, 0.0, 0.0
-        # Cholesky of the present block, solved on the way. A twentieth of the fleet's variance keeps it definite.
-        for p in range(m):
-            a = present[p]
-            rest = vectors[i, a] - mean[a]
-            if a == 4 or a == 6:
-                warmth += rest / np.sqrt(covariance[a, a] + 0.05 * prior_covariance[a, a])
-            for q in range(p + 1):
-                b = present[q]
-                total = covariance[a, b] + (0.05 * prior_covariance[a, a] if a == b else 0.0)
-                for r in range(q):
-                    total -= factor[p, r] * factor[q, r]
-                if p == q:
-                    factor[p, p] = np.sqrt(max(total, 1e-4 * prior_covariance[a, a]))
-                else:
-                    factor[p, q] = total / factor[q, q]
-            for q in range(p):
-                rest -= factor[p, q] * deviation[q]
-            deviation[p] = rest / factor[p, p]
-            distance += deviation[p] * deviation[p]
-            determinant += np.log(factor[p, p])
+            learn(mean, covariance, vectors[i - delay], share)
+        deviation = vectors[i] - mean
+        distance, determinant, m = distance_and_determinant(covariance, deviation, floor)
         if m > 0:
-            out[i, 0], out[i, 1], out[i, 2] = distance / m, determinant / m, warmth
+            out[i, 0], out[i, 1] = distance / m, determinant / m
+        for a in TEMPERATURES:
+            if not np.isnan(deviation[a]):
+                out[i, 2] += deviation[a] / np.sqrt(covariance[a, a] + 0.05 * floor[a])
     return out
 
 
-def window_vectors(trace: Trace, window_min: float) -> Floats:
+def window_vectors(chunks: Chunks, window_min: float) -> Floats:
     """(n_chunks, d) means of VECTOR over the window."""
-    chunks = chunk_series(trace)
     columns = [SERIES.index(name) for name in VECTOR]
     return np.stack(
         [window_mean(chunks.end_min, chunks.mean[:, j], chunks.count[:, j], window_min) for j in columns], axis=1
@@ -140,30 +146,30 @@ def kind_scores(parts: Floats) -> dict[str, Floats]:
     }
 
 
-def all_scores(prior: Prior, trace: Trace, vehicle: int = 0) -> tuple[Singles, Bools]:
+def all_scores(prior: Prior, trace: Trace, _vehicle: int) -> tuple[Singles, Bools]:
     """Scores (n_windows, n_memories, n_kinds, n) and labels (n,) at the tuning instants of one van."""
-    del vehicle
-    rows = np.flatnonzero(trace.valid[::EVERY][::STRIDE]) * STRIDE
+    rows = np.flatnonzero(trace.valid[::TUNING_STRIDE]) * STRIDE
+    chunks = chunk_series(trace)
     scores = np.empty((len(WINDOWS_MIN), len(MEMORIES_DAYS), len(KINDS), len(rows)), np.float32)
     for (i, window), (j, memory) in itertools.product(enumerate(WINDOWS_MIN), enumerate(MEMORIES_DAYS)):
-        made = kind_scores(own_past_parts(prior, trace, window, memory))
+        made = kind_scores(own_past_parts(prior, chunks, window, memory))
         for k, kind in enumerate(KINDS):
             scores[i, j, k] = made[kind][rows]
     return scores, trace.label[::EVERY][rows]
 
 
-def own_past_parts(prior: Prior, trace: Trace, window_min: float, memory_days: float) -> Floats:
+def own_past_parts(prior: Prior, chunks: Chunks, window_min: float, memory_days: float) -> Floats:
     """`against_own_past` for one window and memory."""
     i = WINDOWS_MIN.index(window_min)
-    return against_own_past(
-        window_vectors(trace, window_min), prior.mean[i], prior.covariance[i], int(window_min), 1_440.0 * memory_days,
-        PRIOR_MIN,
-    )  # fmt: skip
+    vectors = window_vectors(chunks, window_min)
+    memory = 1_440.0 * memory_days
+    return against_own_past(vectors, prior.mean[i], prior.covariance[i], int(window_min), memory, PRIOR_MIN)
 
 
 def prior_rows(trace: Trace, _vehicle: int) -> Floats:
     """(n_windows, n, d) window means of every tenth minute of one van."""
-    return np.stack([window_vectors(trace, window)[::10] for window in WINDOWS_MIN])
+    chunks = chunk_series(trace)
+    return np.stack([window_vectors(chunks, window)[::10] for window in WINDOWS_MIN])
 
 
 def fit_fleet_prior(parts: Sequence[Floats]) -> Prior:
@@ -193,8 +199,8 @@ class Gaussian:
     def fit(self, train: TraceSource, validation: TraceSource, *, seed: int = 0, workers: int = 1) -> None:
         """Estimate the prior, then take the best combination by AUROC on the training fleet; nothing is random."""
         del validation, seed
-        prior = fit_fleet_prior(list(over_fleet(train, spread(len(train), PRIOR_VEHICLES), prior_rows, workers)))
-        parts = list(over_fleet(train, spread(len(train), TUNING_VEHICLES), partial(all_scores, prior), workers))
+        prior = fit_fleet_prior(over_fleet(train, spread(len(train), PRIOR_VEHICLES), prior_rows, workers))
+        parts = over_fleet(train, spread(len(train), TUNING_VEHICLES), partial(all_scores, prior), workers)
         scores = np.concatenate([part[0] for part in parts], axis=-1)
         label = np.concatenate([part[1] for part in parts])
         best = -np.inf
@@ -219,7 +225,8 @@ class Gaussian:
         return [self._score_one(prior, trace) for trace in traces]
 
     def _score_one(self, prior: Prior, trace: Trace) -> Singles:
-        parts = [own_past_parts(prior, trace, window, self.config.memory_days) for window in self.config.windows_min]
+        chunks = chunk_series(trace)
+        parts = [own_past_parts(prior, chunks, window, self.config.memory_days) for window in self.config.windows_min]
         scores = [kind_scores(part)[self.config.kind] for part in parts]
         return held(np.max(scores, axis=0), len(trace.ts_ms))
 

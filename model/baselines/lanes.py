@@ -4,43 +4,18 @@ Every other lane plays vans that have an event, and each optional channel is hid
 the product's own sampling rule. What a lane played last is carried on by its next segment unless `fresh` says otherwise.
 """
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from model.baselines.protocol import Bools, Singles
 from model.channels import ChannelSchema
-
-
-class Sequences(Protocol):
-    """Preprocessed vans, padded at the end; the arrays may be memory-mapped."""
-
-    @property
-    def inputs(self) -> Singles:
-        """(n, length, d_input) z-scores, present bits, hour of day."""
-
-    @property
-    def ratio(self) -> Singles:
-        """(n, length) elapsed over nominal time, 1 in the padding."""
-
-    @property
-    def label(self) -> Bools:
-        """(n, length)."""
-
-    @property
-    def valid(self) -> Bools:
-        """(n, length) False in the padding."""
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(n,) samples of each van."""
+from model.dataset import Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,40 +102,20 @@ class Lanes:
 
 
 def prefetched(lanes: Lanes, steps: int, device: torch.device) -> Iterator[Segment]:
-    """`steps` segments on the device, drawn two ahead by a thread of its own when the device is not the CPU.
-
-    An error in drawing is raised here.
-    """
+    """`steps` segments on the device; off the CPU they are drawn ahead by a thread, and its errors are raised here."""
     if device.type == "cpu":
         for _ in range(steps):
             yield lanes.draw()
         return
-    ready: queue.Queue[Segment | Exception] = queue.Queue(maxsize=2)
-    stop = threading.Event()
 
-    def draw() -> None:
-        try:
-            for _ in range(steps):
-                segment = Segment(*(t.pin_memory() for t in lanes.draw()))
-                while not stop.is_set():
-                    try:
-                        ready.put(segment, timeout=0.5)
-                        break
-                    except queue.Full:
-                        continue
-                if stop.is_set():
-                    return
-        except Exception as error:  # noqa: BLE001  (handed to the consumer, who raises it)
-            ready.put(error)
+    def pinned() -> Segment:
+        return Segment(*(t.pin_memory() for t in lanes.draw()))
 
-    thread = threading.Thread(target=draw, name="lanes", daemon=True)
-    thread.start()
-    try:
-        for _ in range(steps):
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item.to(device)
-    finally:
-        stop.set()
-        thread.join(timeout=5.0)
+    # One thread, so that segments are drawn in order.
+    with ThreadPoolExecutor(1, thread_name_prefix="lanes") as pool:
+        ahead = deque(pool.submit(pinned) for _ in range(min(2, steps)))
+        for step in range(steps):
+            segment = ahead.popleft().result()
+            if step + 2 < steps:
+                ahead.append(pool.submit(pinned))
+            yield segment.to(device)

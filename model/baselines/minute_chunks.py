@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.baselines.protocol import COLUMN, Floats, Singles, Trace
-from model.fleet.jit import entry_point
+from model.baselines.protocol import COLUMN, Floats, Singles
+from model.dataset import Trace
+from model.jit import entry_point
 
 EVERY = 12
 LONGEST_STEP_S = 30.0  # no acceleration and no climb across a longer gap

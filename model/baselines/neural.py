@@ -12,24 +12,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kernels import NetworkOutput
-from model.baselines.lanes import LaneConfig, Lanes, Segment, Sequences, prefetched
+from model.baselines.lanes import LaneConfig, Lanes, Segment, prefetched
 from model.baselines.lstm import LstmConfig, LstmNetwork
-from model.baselines.protocol import BaselineError, Bools, Singles, Trace, TraceSource
-from model.baselines.selection import over_fleet, weighted_auroc
+from model.baselines.protocol import BaselineError, Singles
+from model.baselines.selection import weighted_auroc
 from model.baselines.transformer import TransformerConfig, TransformerNetwork
 from model.channels import ChannelSchema
 from model.checkpoint import load_checkpoint
+from model.dataset import Sequences, Trace, TraceSource, build_sequences, preprocess_traces
 from model.normaliser import FleetPrior
-from model.preprocess import Preprocessor, preprocess_sequence
+from model.preprocess import Preprocessor
 from model.training import focal_loss, forecast_loss
 
 logger = logging.getLogger(__name__)
@@ -77,38 +77,6 @@ class NeuralConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise BaselineError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-
-
-class NeuralRows(NamedTuple):
-    """Preprocessed vans, padded at the end; fits `Sequences`."""
-
-    inputs: Singles
-    ratio: Singles
-    label: Bools
-    valid: Bools
-    lengths: NDArray[np.int64]
-
-
-def preprocessed(preprocessor: Preprocessor, traces: Sequence[Trace]) -> NeuralRows:
-    """The product's own features of these traces, side by side."""
-    lengths = np.array([len(trace.ts_ms) for trace in traces])
-    shape = (len(traces), int(lengths.max()))
-    ts_ms, signals = np.zeros(shape, np.int64), np.zeros((*shape, traces[0].signals.shape[1]), np.float32)
-    label, valid = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    for i, (trace, n) in enumerate(zip(traces, lengths, strict=True)):
-        ts_ms[i, :n], signals[i, :n] = trace.ts_ms, trace.signals
-        label[i, :n], valid[i, :n] = trace.label, trace.valid
-    features = preprocess_sequence(preprocessor, ts_ms, signals, lengths)
-    return NeuralRows(features.inputs, features.ratio, label, valid, lengths)
-
-
-def rows_in_order(data: Sequences, rows: NDArray[np.int64]) -> NeuralRows:
-    """Some vans of a data set, cut to their longest; read into memory."""
-    longest = int(data.lengths[rows].max())
-    inputs, ratio, label, valid = (
-        np.stack([array[row, :longest] for row in rows]) for array in (data.inputs, data.ratio, data.label, data.valid)
-    )
-    return NeuralRows(inputs, ratio, label, valid, data.lengths[rows])
 
 
 def carried(state: State, fresh: Tensor) -> State:
@@ -211,12 +179,11 @@ def validation_auroc(network: nn.Module, data: Sequences, config: NeuralConfig, 
     picked = np.unique(np.linspace(0, len(data.lengths) - 1, min(config.validate_vans, len(data.lengths))).astype(int))
     scores, labels = [], []
     for group in np.array_split(picked, -(-len(picked) // vans_at_once(device))):
-        rows = rows_in_order(data, group)
+        rows = data.take(group.tolist())
         logits = stream_logits(network, rows.inputs, rows.ratio, device, config)
-        counted = rows.valid & (np.arange(rows.ratio.shape[1]) < rows.lengths[:, None])
-        counted[:, np.arange(rows.ratio.shape[1]) % SCORE_STRIDE != 0] = False
-        scores.append(logits[counted])
-        labels.append(rows.label[counted])
+        counted = rows.valid[:, ::SCORE_STRIDE]
+        scores.append(logits[:, ::SCORE_STRIDE][counted])
+        labels.append(rows.label[:, ::SCORE_STRIDE][counted])
     return weighted_auroc(np.concatenate(scores), np.concatenate(labels))
 
 
@@ -274,14 +241,14 @@ class NeuralBaseline:
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: TraceSource, validation: TraceSource, *, seed: int = 0, workers: int = 1) -> None:
-        """Make and preprocess all vans in memory, then `fit_sequences`; large fleets go through prebuilt sequences."""
+        """Make and preprocess all vans of both fleets, then `fit_sequences`."""
         lanes = replace(self.config.lanes, seed=seed)
         self.config = replace(self.config, seed=seed, lanes=lanes)
-        rows = [
-            preprocessed(self.preprocessor, list(over_fleet(source, list(range(len(source))), whole_trace, workers)))
+        sequences = [
+            build_sequences(source, self.preprocessor, range(len(source)), workers=workers, folder=None)
             for source in (train, validation)
         ]
-        self.fit_sequences(*rows)
+        self.fit_sequences(*sequences)
 
     def fit_sequences(self, train: Sequences, validation: Sequences | None) -> None:
         """Train on prebuilt sequences; the weights are then rounded to half precision, as they are saved."""
@@ -297,15 +264,14 @@ class NeuralBaseline:
         out: list[Singles] = []
         at_once = vans_at_once(self.device)
         for a in range(0, len(traces), at_once):
-            rows = preprocessed(self.preprocessor, traces[a : a + at_once])
-            out += self.score_sequences(rows)
+            out += self.score_sequences(preprocess_traces(self.preprocessor, traces[a : a + at_once]))
         return out
 
     def score_sequences(self, data: Sequences) -> list[Singles]:
         """Logits (length,) of each van of prebuilt sequences."""
         out: list[Singles] = []
         for group in np.array_split(np.arange(len(data.lengths)), -(-len(data.lengths) // vans_at_once(self.device))):
-            rows = rows_in_order(data, group)
+            rows = data.take(group.tolist())
             logits = stream_logits(self.network, rows.inputs, rows.ratio, self.device, self.config)
             out += [row[:n] for row, n in zip(logits, rows.lengths, strict=True)]
         return out
@@ -342,8 +308,3 @@ class NeuralBaseline:
         loaded.network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         loaded.history = text["history"]
         return loaded
-
-
-def whole_trace(trace: Trace, _vehicle: int) -> Trace:
-    """The trace itself, as a reduction for `over_fleet`."""
-    return trace

@@ -1,4 +1,4 @@
-"""What a baseline needs of a vehicle and a fleet, and what it offers. `model.fleet.VehicleTrace` is a `Trace`."""
+"""What a baseline offers: it can be fitted, saved and loaded, and it scores as the product's network does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.channels import SIGNALS
+from model.channels import SIGNALS, VAN_SCHEMA
+from model.dataset import Trace, TraceSource
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -15,44 +16,11 @@ Bools = NDArray[np.bool_]
 Millis = NDArray[np.int64]
 
 COLUMN = {name: i for i, name in enumerate(SIGNALS)}
-OPTIONAL_SIGNALS = ("pack_current", "pack_temperature", "ambient_temperature")
+OPTIONAL_SIGNALS = tuple(channel.source for channel in VAN_SCHEMA.channels if not channel.core)
 
 
 class BaselineError(ValueError):
     """A baseline cannot be made, fitted, loaded or used; the message says why."""
-
-
-class Trace(Protocol):
-    """One vehicle's samples with labels."""
-
-    @property
-    def ts_ms(self) -> Millis:
-        """(L,) epoch milliseconds, strictly increasing."""
-
-    @property
-    def signals(self) -> Singles:
-        """(L, n_signals) wire units in the order of SIGNALS, NaN when absent."""
-
-    @property
-    def label(self) -> Bools:
-        """(L,) an event starts within two hours."""
-
-    @property
-    def valid(self) -> Bools:
-        """(L,) the label means something."""
-
-    @property
-    def events_ms(self) -> Millis:
-        """(n_events,) starts."""
-
-
-class TraceSource(Protocol):
-    """A fleet whose traces are made on demand; picklable, so that any process can make them."""
-
-    def __len__(self) -> int: ...
-
-    def trace(self, index: int) -> Trace:
-        """Vehicle number `index`."""
 
 
 class Baseline(Protocol):

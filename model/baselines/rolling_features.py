@@ -11,7 +11,7 @@ import numpy as np
 
 from model.baselines.expectation import TARGETS, Expectation, load_bank
 from model.baselines.minute_chunks import EVERY, OPTIONAL_SERIES, SERIES, Chunks, chunk_series, chunked
-from model.baselines.protocol import COLUMN, Bools, Floats, Singles, Trace
+from model.baselines.protocol import COLUMN, Bools, Floats, Singles
 from model.baselines.windows import (
     exponential,
     minutes_since,
@@ -24,6 +24,7 @@ from model.baselines.windows import (
     window_mean,
     window_slope,
 )
+from model.dataset import Trace
 from model.fleet import TRUE_TEMPERATURES, VehicleTrace
 
 HOUR, DAY = 60.0, 1_440.0

@@ -1,16 +1,15 @@
 """How baselines are tuned: scores of a whole fleet at a few instants of each van, and the AUROC over them."""
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.baselines.protocol import Bools, Trace, TraceSource
+from model.baselines.protocol import Bools
+from model.dataset import Trace, TraceSource, processes, run_all
 
 Result = TypeVar("Result")
 
@@ -41,19 +40,14 @@ def spread(n_vehicles: int, most: int) -> list[int]:
 
 
 def over_fleet(
-    source: TraceSource, vehicles: list[int], reduce: Callable[[Trace, int], Result], workers: int
-) -> Iterator[Result]:
+    source: TraceSource, vehicles: Sequence[int], reduce: Callable[[Trace, int], Result], workers: int
+) -> list[Result]:
     """`reduce(trace, number)` of each of these vehicles, in order, made in `workers` processes.
 
     `reduce` and `source` must be picklable when `workers` is more than one.
     """
-    one = partial(_reduce_one, source, reduce)
-    if workers <= 1 or len(vehicles) <= 1:
-        yield from map(one, vehicles)
-        return
-    # Spawned, not forked: torch and numba have threads by now, and a fork copies their locks as they happen to be.
-    with ProcessPoolExecutor(min(workers, len(vehicles)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(one, vehicles)
+    with processes(min(workers, len(vehicles))) as pool:
+        return run_all(pool, partial(_reduce_one, source, reduce), vehicles, "vehicles")
 
 
 def _reduce_one(source: TraceSource, reduce: Callable[[Trace, int], Result], vehicle: int) -> Result:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.baselines.protocol import COLUMN, Bools, Floats, Millis, Singles, Trace, TraceSource
+from model.baselines.protocol import COLUMN, Bools, Floats, Millis, Singles
 from model.baselines.selection import TUNING_STRIDE, over_fleet, spread, weighted_auroc
-from model.fleet.jit import entry_point
+from model.dataset import Trace, TraceSource
+from model.jit import entry_point
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class TemperatureRule:
     def fit(self, train: TraceSource, validation: TraceSource, *, seed: int = 0, workers: int = 1) -> None:
         """Take the point of the grid with the best AUROC over the training fleet; nothing is random."""
         del validation, seed
-        parts = list(over_fleet(train, spread(len(train), TUNING_VEHICLES), partial(tuning_rows, SMOOTHING_S), workers))
+        parts = over_fleet(train, spread(len(train), TUNING_VEHICLES), partial(tuning_rows, SMOOTHING_S), workers)
         smooth = np.concatenate([part[0] for part in parts], axis=2).astype(np.float64)
         label = np.concatenate([part[1] for part in parts])
         best = -np.inf

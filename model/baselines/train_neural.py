@@ -1,6 +1,6 @@
 """Train a neural baseline on prebuilt sequences: `python -m model.baselines.train_neural --name lstm --out FOLDER`.
 
-A folder of sequences holds `inputs.npy`, `ratio.npy`, `label.npy`, `valid.npy` and `lengths.npy` (memory-mapped).
+A folder of sequences is what `model.dataset.build_sequences` leaves.
 """
 
 import argparse
@@ -9,32 +9,14 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from model.baselines.lanes import LaneConfig
-from model.baselines.neural import NETWORKS, PRECISIONS, NeuralBaseline, NeuralConfig, NeuralRows
-from model.baselines.protocol import BaselineError
+from model.baselines.neural import NETWORKS, PRECISIONS, NeuralBaseline, NeuralConfig
 from model.checkpoint import SHIPPED, load_checkpoint
+from model.dataset import open_sequences
 
 logger = logging.getLogger(__name__)
-
-
-def mapped_sequences(folder: Path) -> NeuralRows:
-    """The arrays of a folder, memory-mapped.
-
-    Raises:
-        BaselineError: a file is missing, or the shapes do not belong together.
-    """
-    try:
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in NeuralRows._fields]
-    except (OSError, ValueError) as error:
-        raise BaselineError(f"no sequences in {folder}: {error}") from error
-    rows = NeuralRows(*arrays)
-    n, length = rows.inputs.shape[:2]
-    if len(rows.lengths) != n or any(array.shape != (n, length) for array in (rows.ratio, rows.label, rows.valid)):
-        raise BaselineError(f"the arrays of {folder} have different sizes")
-    return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,9 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     name, out = options.pop("name"), options.pop("out")
-    train = mapped_sequences(options.pop("train"))
+    train = open_sequences(options.pop("train"))
     folder = options.pop("validation")
-    validation = mapped_sequences(folder) if folder else None
+    validation = open_sequences(folder) if folder else None
     preprocessor = load_checkpoint(options.pop("checkpoint")).preprocessor()
     lanes = replace(lanes, seed=options["seed"], **{key: options.pop(key) for key in ("lanes", "segment", "stretch")})
     options["precision"] = options["precision"] or ("bf16" if name == "transformer" else "tf32")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from model.baselines.protocol import Bools, Floats
-from model.fleet.jit import entry_point
+from model.jit import entry_point
 
 
 @entry_point
