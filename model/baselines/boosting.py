@@ -20,6 +20,7 @@ from model.baselines.protocol import COLUMN, OPTIONAL_SIGNALS, BaselineError, Bo
 from model.baselines.rolling_features import Table, add_hidden, rolling_features
 from model.baselines.selection import over_fleet, spread, weighted_auroc
 from model.dataset import Trace, TraceSource
+from model.fleet import VehicleTrace
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def features_of(trace: Trace, expectations: Mapping[str, Expectation], *, oracle
     """
     table = rolling_features(trace, expectations)
     if oracle:
-        if not hasattr(trace, "true_temperature"):
+        if not isinstance(trace, VehicleTrace):
             raise BaselineError("the oracle needs simulated traces: this one has no hidden temperatures")
         add_hidden(table, trace)
     return table

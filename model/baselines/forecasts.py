@@ -8,7 +8,6 @@ network's; the baselines' scales are fitted to their own errors on a simulated t
 import argparse
 import json
 import logging
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 
 from kernels import selective_scan_chunked
-from model.baselines.protocol import Bools, Floats, Singles
+from kernels.bench_step import this_commit
+from model.baselines.protocol import COLUMN, Bools, Floats, Singles
 from model.baselines.selection import over_fleet, spread
 from model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
 from model.dataset import SimulatedFleet, Trace, TraceSource
@@ -34,6 +34,8 @@ RIDGE = 1e-3  # of the mean square of each regressor, per row
 SMALLEST_SCALE = 1e-3  # in z: a channel that never moves must not be forecast with certainty
 FIT_VEHICLES = 24
 BOOTSTRAPS = 2_000
+MOVING_MPS = 0.5
+AWAKE_SAMPLES = 60  # a stop of up to five minutes is part of a drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ def design(log: Log, channels: Sequence[int], order: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class FitSample:
-    """A stretch of each training van, preprocessed; picklable reduction for `over_fleet`."""
+    """A stretch of each training van, preprocessed; picklable reduction for `over_fleet`.
+
+    Only drives count as present: real logs are drives, and scales fitted to parked nights would be too narrow for them.
+    """
 
     preprocessor: Preprocessor
     samples: int
@@ -96,7 +101,11 @@ class FitSample:
         """The last `samples` of the trace: normalised by what the whole trace before them taught."""
         log = preprocess_log(self.preprocessor, str(vehicle), trace)
         last = slice(max(0, len(log.ratio) - self.samples), None)
-        return Log(log.name, log.inputs[last], log.ratio[last], log.z[last], log.present[last])
+        moving = np.nan_to_num(trace.signals[:, COLUMN["speed"]]) > MOVING_MPS
+        moved = np.maximum.accumulate(np.where(moving, np.arange(len(moving)), -AWAKE_SAMPLES))
+        awake = np.arange(len(moving)) - moved < AWAKE_SAMPLES
+        present = log.present & awake[:, None]
+        return Log(log.name, log.inputs[last], log.ratio[last], log.z[last], present[last])
 
 
 class Persistence:
@@ -291,11 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
         if row["params"]["channel"] == "all":
             logger.info("%-14s %-8s %8.4f nats", row["params"]["model"], row["params"]["logs"], row["value"])
     if options.json:
-        commit = subprocess.run(
-            ("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False
-        ).stdout.strip()
         report = {
-            "commit": commit or "unknown",
+            "commit": this_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": "cpu",
             "command": f"python -m model.baselines.forecasts {options.data} --seed {options.seed}"

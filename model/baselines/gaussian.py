@@ -131,7 +131,7 @@ def window_vectors(chunks: Chunks, window_min: float) -> Floats:
     """(n_chunks, d) means of VECTOR over the window."""
     columns = [SERIES.index(name) for name in VECTOR]
     return np.stack(
-        [window_mean(chunks.end_min, chunks.mean[:, j], chunks.count[:, j], window_min) for j in columns], axis=1
+        [window_mean(chunks.end_min, chunks.mean[:, j], chunks.readings[:, j], window_min) for j in columns], axis=1
     )
 
 

@@ -82,7 +82,8 @@ class Lanes:
         self._position += length
         z, present = inputs[:, :, :n].copy(), inputs[:, :, n : 2 * n] > 0.5
         for i, channel in enumerate(self._optional):
-            inputs[np.ix_(self._hidden[:, i], np.ones(length, np.bool_), [channel, n + channel])] = 0.0
+            lanes = np.flatnonzero(self._hidden[:, i])
+            inputs[lanes, :, channel] = inputs[lanes, :, n + channel] = 0.0
         return Segment(*(torch.from_numpy(a) for a in (inputs, ratio, z, present, label, counted, fresh)))
 
     def _begin(self, lane: int) -> None:

@@ -40,7 +40,7 @@ class Chunks(NamedTuple):
     square: Floats  # (n_chunks, n_series) mean of squares
     high: Floats
     low: Floats
-    count: Floats  # (n_chunks, n_series) readings
+    readings: Floats  # how many there were
 
 
 @entry_point

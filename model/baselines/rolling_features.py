@@ -86,7 +86,7 @@ def rolling_features(trace: Trace, expectations: Mapping[str, Expectation]) -> T
 def add_windows(table: Table, chunks: Chunks, name: str, kinds: tuple[str, ...]) -> None:
     """Last chunk and windows of one series."""
     j = SERIES.index(name)
-    mean, count, end = chunks.mean[:, j], chunks.count[:, j], chunks.end_min
+    mean, count, end = chunks.mean[:, j], chunks.readings[:, j], chunks.end_min
     optional = name in OPTIONAL_SERIES
     table.add(f"{name}_1m", mean, optional=optional)
     for width in SHORT_WINDOWS_MIN:
@@ -132,7 +132,7 @@ def add_clock(table: Table, trace: Trace, chunks: Chunks) -> Bools:
     table.add("minutes_since_charge", minutes_since(end, np.nan_to_num(rise) > 4.0))
     table.add("fast_charge_share_of_a_day", window_mean(end, fast.astype(np.float64), np.ones(len(end)), DAY))
     for name in ("motor", "state_of_charge", "pack", "current", "ambient"):
-        count = chunks.count[:, SERIES.index(name)]
+        count = chunks.readings[:, SERIES.index(name)]
         table.add(f"{name}_present", (count > 0).astype(np.float64), optional=name in OPTIONAL_SERIES)
     gap = np.diff(end, prepend=end[0])
     table.add("longest_gap_60m", window_extreme(end, gap, HOUR, 1.0))
@@ -207,7 +207,7 @@ def add_hidden(table: Table, trace: VehicleTrace) -> None:
     chunks = chunked(trace.ts_ms, trace.true_temperature.astype(np.float64))
     end = chunks.end_min
     for j, name in enumerate(TRUE_TEMPERATURES):
-        mean, count = chunks.mean[:, j], chunks.count[:, j]
+        mean, count = chunks.mean[:, j], chunks.readings[:, j]
         table.add(f"true_{name}", trace.true_temperature[::EVERY, j].astype(np.float64))
         for width in (10.0, 60.0, 360.0):
             table.add(f"true_{name}_mean_{width:g}m", window_mean(end, mean, count, width))

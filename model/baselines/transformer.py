@@ -73,8 +73,8 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, filled: Tensor, window: in
     )
     parts = [first.unsqueeze(1)]
     if n_chunks > 1:
-        rest = [x[:, 1:].reshape(lanes * (n_chunks - 1), n_head, -1, d_head) for x in (queries, keys, values)]
-        attended = F.scaled_dot_product_attention(*rest, attn_mask=band)
+        q, k, v = (x[:, 1:].reshape(lanes * (n_chunks - 1), n_head, -1, d_head) for x in (queries, keys, values))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=band)
         parts.append(attended.view(lanes, n_chunks - 1, n_head, window, d_head))
     out = torch.cat(parts, dim=1).transpose(1, 2).reshape(lanes, n_head, n_chunks * window, d_head)
     return out[:, :, :length]
