@@ -1,13 +1,19 @@
 """Scorers by name: the product's own and the baselines."""
 
+import hashlib
 import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.checkpoint import load_checkpoint
 from model.evaluation.mamba import MambaScorer
 from model.evaluation.scorer import Scorer
+from model.fleet import VehicleTrace
 
 PRODUCT = MambaScorer.name
 NEURAL = ("lstm", "transformer")
@@ -45,7 +51,28 @@ def make_scorer(name: str, checkpoint: Path, baselines: Path, device: torch.devi
     except ImportError as error:
         raise ScorerUnavailableError(f"{name}: {error}") from error
     try:
-        scorer: Scorer = module.load(baselines / name)
+        return FittedBaseline(name, module.load(baselines / name), _digest(baselines / name))
     except module.BaselineError as error:
         raise ScorerUnavailableError(f"{name}: {error}") from error
-    return scorer
+
+
+@dataclass(frozen=True, slots=True)
+class FittedBaseline:
+    """A baseline with what tells one fit from another."""
+
+    name: str
+    baseline: Scorer
+    fingerprint: str
+
+    def score(self, traces: Sequence[VehicleTrace]) -> list[NDArray[np.float32]]:
+        """See `Scorer`."""
+        return self.baseline.score(traces)
+
+
+def _digest(folder: Path) -> str:
+    """32 hex digits over the files of a fitted baseline."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]

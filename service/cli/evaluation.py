@@ -110,7 +110,7 @@ def carry_out(order: Order) -> Result:
         evaluation = evaluate(chosen, _plan(order), given, bench)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = document(evaluation, order.command, device)
-    agreements = compare(data["rows"], reference.rows, "test") if reference is not None else []
+    agreements = compare(data["rows"], _comparable(evaluation, reference), "test") if reference is not None else []
     data["agreement"] = [_agreement_json(agreement) for agreement in agreements]
     pictures = _examples(evaluation, chosen)
     write_report(evaluation, data, pictures, order.out)
@@ -142,6 +142,15 @@ def _reference(file: Path, model: Checkpoint) -> tuple[Published | None, str]:
     if published.fingerprints.get(PRODUCT) != model.fingerprint():
         return None, f"{file} is the report of another model ({published.fingerprints.get(PRODUCT)})"
     return published, ""
+
+
+def _comparable(evaluation: Evaluation, reference: Published) -> list[Row]:
+    """The published rows of models that are the same ones here; of others, said aloud, there is nothing to compare."""
+    same = {name for name, print_ in evaluation.fingerprints.items() if reference.fingerprints.get(name) == print_}
+    for name in evaluation.models:
+        if name not in same:
+            console.print(f"[yellow]not compared:[/yellow] {name} was fitted anew since the published report")
+    return [row for row in reference.rows if row["params"].get("model") in same]
 
 
 def _stored_points(model: Checkpoint, reference: Published | None) -> dict[str, Calibration]:
