@@ -17,15 +17,13 @@ class Agreement:
     channels: int
     here: Row
     published: Row
-    agrees: bool
+    agrees: bool | None  # None: the small fleet has nothing to measure, no event for instance
 
 
 def compare(here: list[Row], published: list[Row], split: str) -> list[Agreement]:
     """Figures of the main tables that both reports have.
 
-    Two figures agree if their 95 % intervals overlap: both carry the chance of which vans were drawn, and the smaller
-    fleet carries more of it. For figures of equal width that lets a difference through that chance alone exceeds once in
-    about 180 times.
+    A figure agrees if it lies where 99.8 % of the fleets of SMALL_VANS vans drawn from the published fleet have it.
     """
     known = {_key(row): row for row in published if _is_main(row, split)}
     pairs = [(row, known[_key(row)]) for row in here if _is_main(row, None) and _key(row) in known]
@@ -36,7 +34,7 @@ def compare(here: list[Row], published: list[Row], split: str) -> list[Agreement
             channels=row["params"]["channels"],
             here=row,
             published=other,
-            agrees=_overlap(row, other),
+            agrees=_within(row["value"], other["small_lo"], other["small_hi"]),
         )
         for row, other in pairs
     ]
@@ -57,9 +55,8 @@ def _key(row: Row) -> tuple[Any, ...]:
     return row["name"], row["params"]["model"], row["params"]["channels"]
 
 
-def _overlap(a: Row, b: Row) -> bool:
-    """Whether the intervals meet; a figure that one of them could not measure agrees with none."""
-    ends = (a["lo"], a["hi"], b["lo"], b["hi"])
-    if any(end is None for end in ends):
-        return bool(a["value"] is None and b["value"] is None)
-    return bool(a["lo"] <= b["hi"] and b["lo"] <= a["hi"])
+def _within(value: float | None, low: float | None, high: float | None) -> bool | None:
+    """A figure that no fleet drawn from the published one had, agrees with nothing."""
+    if value is None:
+        return None
+    return low is not None and high is not None and low <= value <= high

@@ -11,7 +11,7 @@ from model.evaluation.conditions import CONDITIONS, NINE, Condition
 from model.evaluation.parts import Parts, fingerprint_of
 from model.evaluation.scored import ScoredVan
 from model.evaluation.scorer import Scorer
-from model.evaluation.streaming import Advance, score_fleet, scorings
+from model.evaluation.streaming import GROUP, Advance, score_fleet, scorings
 from model.evaluation.summary import Summary, VanSummary, joined, summarise
 from model.fleet import FleetConfig
 from model.scoring import Calibration
@@ -76,6 +76,7 @@ class Workbench:
     """How the work is done; none of it changes a figure."""
 
     workers: int = 0  # processes that simulate; 0: none but this one
+    group: int = GROUP  # vans scored side by side
     parts: Path | None = None  # folder of finished parts, which are taken from there and put there
     announce: Announce = _silent  # hears of each stage and how many vans it has to score
     advance: Advance = _silent  # hears of every group of vans that is done
@@ -133,7 +134,12 @@ def _calibrate(
     if due:
         bench.announce("validation", scorings(due) * fleet.n_vehicles)
         score_fleet(
-            fleet, due, lambda _, scorer, van: scores[scorer.name].append(van), bench.advance, workers=bench.workers
+            fleet,
+            due,
+            lambda _, scorer, van: scores[scorer.name].append(van),
+            bench.advance,
+            workers=bench.workers,
+            group=bench.group,
         )
     for scorer, _ in due:
         vans = scores.pop(scorer.name)
@@ -170,7 +176,7 @@ def _judge(
 
     if due:
         bench.announce(plan.split, scorings(due) * plan.fleet.n_vehicles)
-        score_fleet(plan.fleet, due, visit, bench.advance, workers=bench.workers)
+        score_fleet(plan.fleet, due, visit, bench.advance, workers=bench.workers, group=bench.group)
     for scorer, conditions in due:
         for condition in conditions:
             summary = joined(vans.pop((scorer.name, condition)))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluation.bootstrap import interval, resample_weights
+from model.evaluation.bootstrap import SMALL_COVERAGE, interval, resample_weights, small_fleet_weights
 from model.evaluation.conditions import NINE
 from model.evaluation.evaluate import Evaluation, Judged
 from model.evaluation.figures import all_figures, auroc, auroc_error, fault_figures
@@ -30,7 +30,10 @@ def rows_of(evaluation: Evaluation) -> list[Row]:
     }
     rows: list[Row] = []
     for part in evaluation.judged:
-        rows += _part_rows(part, weights[len(part.summary)])
+        of_part = list(_part_rows(part, weights[len(part.summary)]))
+        if part.condition == NINE.name and part.split == evaluation.plan.split:
+            _add_small_fleets(of_part, part.summary)
+        rows += of_part
     for part in evaluation.judged:
         if part.condition == NINE.name and part.channels == NINE.channels and part.split == evaluation.plan.split:
             rows += _fault_rows(part, weights[len(part.summary)])
@@ -82,6 +85,15 @@ def _part_rows(part: Judged, weights: Floats) -> Iterator[Row]:
     yield count_row("vehicle_days", params, float(summary.days.sum()))
     yield count_row("events", params, float(len(summary.events)))
     yield count_row("false_alarms", params, float(len(summary.false_alarms)))
+
+
+def _add_small_fleets(rows: list[Row], summary: Summary) -> None:
+    """Add to each figure `small_lo` and `small_hi`, between which a small fleet drawn from this one would show it."""
+    figures = all_figures(summary, small_fleet_weights(len(summary)))
+    for one in rows:
+        if one["name"] in figures:
+            low, high = interval(figures[one["name"]], SMALL_COVERAGE)
+            one["small_lo"], one["small_hi"] = _number(low), _number(high)
 
 
 def faults_of(summary: Summary) -> list[str]:

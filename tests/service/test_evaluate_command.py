@@ -65,12 +65,12 @@ def test_the_report_has_the_projects_format(report: dict[str, Any]) -> None:
 
 
 def test_the_same_figures_agree(checkpoint: Path, report: dict[str, Any], tmp_path: Path) -> None:
-    """Exit code 0, and --json says so for every figure."""
+    """Exit code 0, and --json says so for every figure that a fleet without events can show."""
     result = run(checkpoint, tmp_path / "out", *published(report, tmp_path), "--json")
     assert result.exit_code == 0, result.output
     agreement = json.loads(result.stdout)["agreement"]
     assert agreement
-    assert all(figure["agrees"] for figure in agreement)
+    assert {figure["agrees"] for figure in agreement} == {True, None}
 
 
 def test_a_figure_outside_the_published_interval_is_exit_code_1(
@@ -80,10 +80,10 @@ def test_a_figure_outside_the_published_interval_is_exit_code_1(
     better = json.loads(json.dumps(report))
     for row in better["rows"]:
         if row["name"] == "ece" and row["params"]["channels"] == 9:
-            row["value"], row["lo"], row["hi"] = -1.0, -1.1, -0.9
+            row["value"], row["small_lo"], row["small_hi"] = -1.0, -1.1, -0.9
     result = run(checkpoint, tmp_path / "out", *published(better, tmp_path))
     assert result.exit_code == 1, result.output
-    assert "1 of 14 figures disagree" in result.output
+    assert "1 of 4 figures disagree" in result.output
 
 
 def test_the_report_of_another_model_is_no_reference(checkpoint: Path, report: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.evaluation.bootstrap import interval, resample_weights
+from model.evaluation.bootstrap import SMALL_VANS, interval, resample_weights, small_fleet_weights
 
 
 def test_the_first_row_is_the_fleet_itself_and_every_resample_has_as_many_vans() -> None:
@@ -41,3 +41,11 @@ def test_pairing_removes_what_both_models_share() -> None:
     low, high = interval((weights @ a - weights @ b)[1:])
     assert 0.0 < low < 0.1 < high < 0.2
     assert interval((weights @ a)[1:])[0] < interval((weights @ b)[1:])[1]
+
+
+def test_a_small_fleet_scatters_as_its_size_says() -> None:
+    """The spread of a mean of 24 vans out of 400 is that of 24 draws."""
+    values = np.random.default_rng(0).normal(10.0, 2.0, 400)
+    weights = small_fleet_weights(400)
+    assert (weights.sum(axis=1) == SMALL_VANS).all()
+    assert (weights @ values / SMALL_VANS).std() == pytest.approx(values.std() / np.sqrt(SMALL_VANS), rel=0.1)
