@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from model.evaluation.evaluate import Evaluation, Judged
 from model.evaluation.examples import Example
+from model.evaluation.histogram import PER_LOGIT, bin_risks
 from model.evaluation.registry import PRODUCT
 from model.evaluation.summary import Summary
 from model.scoring import Calibration
@@ -32,6 +33,9 @@ COLOURS = {
     "oracle": "#212529",
 }
 POINTS = 300  # of a curve or trace: more cannot be seen
+LEAST_RISK = 1e-4  # where logarithmic axes begin
+LEAST_INSTANTS = 200  # of a bin of the reliability plot
+GAP_H = 0.2  # a line is broken where no sample came for so long
 
 Floats = NDArray[np.float64]
 
@@ -67,21 +71,28 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _reliability(parts: Sequence[Judged], path: Path) -> Path:
-    """Observed share of positives against mean risk, per bin of equal width."""
-    figure, axes = plt.subplots(figsize=(4.2, 4.0))
-    axes.plot([0, 1], [0, 1], color="#ced4da", lw=1)
+    """Observed share of positives against mean risk: bins of equal width, and on a log scale bins of half a logit."""
+    figure, (linear, log) = plt.subplots(1, 2, figsize=(8.0, 3.8), gridspec_kw={"wspace": 0.3})
+    for axes in (linear, log):
+        axes.plot([LEAST_RISK, 1], [LEAST_RISK, 1], color="#ced4da", lw=1)
     for part in parts:
-        groups = part.summary.reliability.sum(axis=0)
-        groups = groups[groups[:, 0] >= 50]
-        axes.plot(
-            groups[:, 1] / groups[:, 0], groups[:, 2] / groups[:, 0], "o-", ms=3, lw=1,
-            color=_colour(part.model), label=part.model,
-        )  # fmt: skip
-    axes.set(
-        xlabel="mean risk of the bin", ylabel="share of instants with an event within 2 h", xlim=(0, 1), ylim=(0, 1)
-    )
-    _legend(axes)
+        for axes, every in ((linear, part.summary.reliability.sum(axis=0)), (log, half_logits(part.summary))):
+            groups = every[every[:, 0] >= LEAST_INSTANTS]
+            axes.plot(
+                groups[:, 1] / groups[:, 0], groups[:, 2] / groups[:, 0], "o-", ms=3, lw=1,
+                color=_colour(part.model), label=part.model,
+            )  # fmt: skip
+    linear.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean risk of the bin", ylabel="share of instants with an event in 2 h")
+    log.set(xscale="log", yscale="log", xlim=(LEAST_RISK, 1), ylim=(LEAST_RISK, 1), xlabel="mean risk of the bin")
+    _legend(linear)
     return _save(figure, path)
+
+
+def half_logits(summary: Summary) -> Floats:
+    """(groups, 3) instants, sum of risk, positives, in bins of half a logit."""
+    positive, negative = summary.positive.sum(axis=0).astype(float), summary.negative.sum(axis=0).astype(float)
+    columns = (positive + negative, (positive + negative) * bin_risks(), positive)
+    return np.stack([column.reshape(-1, PER_LOGIT // 2).sum(axis=1) for column in columns], axis=1)
 
 
 def precision_recall(summary: Summary) -> tuple[Floats, Floats]:
@@ -133,28 +144,30 @@ def _examples(shown: Sequence[Example], calibration: Calibration, path: Path) ->
     return _save(figure, path)
 
 
-def _thinned(length: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, length - 1, POINTS).astype(np.int64))
-
-
 def _draw_risk(axes: Axes, example: Example, hours: Floats, calibration: Calibration) -> None:
     step = max(1, len(hours) // POINTS)
     peaks = np.maximum.reduceat(example.risk, np.arange(0, len(hours), step))  # thinning must not hide a peak
-    axes.plot(hours[::step], peaks, lw=1, color=_colour(PRODUCT))
+    axes.plot(*_broken(hours[::step], np.maximum(peaks, LEAST_RISK)), lw=1, color=_colour(PRODUCT))
     axes.axhline(calibration.alert_threshold, color="#868e96", lw=0.8, ls="--")
     axes.axhline(calibration.resolve_threshold, color="#868e96", lw=0.8, ls=":")
     for event_ms in example.events_ms:
         axes.axvline((event_ms - example.at_ms) / 3_600_000, color="#c92a2a", lw=1)
     if example.fired_ms is not None:
         axes.axvline((example.fired_ms - example.at_ms) / 3_600_000, color="#2f9e44", lw=1)
-    axes.set(ylim=(0, 1))
+    axes.set(yscale="log", ylim=(LEAST_RISK, 1.2))
     axes.set_title(f"{example.kind}: {example.vehicle_id}, {example.fault or 'healthy'}", fontsize=9)
 
 
 def _draw_temperatures(axes: Axes, example: Example, hours: Floats) -> None:
-    kept = _thinned(len(hours))
-    axes.plot(hours[kept], example.motor_c[kept], lw=1, color="#495057", label="motor")
-    axes.plot(hours[kept], example.pack_c[kept], lw=1, color="#1971c2", label="pack")
+    kept = np.unique(np.linspace(0, len(hours) - 1, POINTS).astype(np.int64))
+    for values, colour, label in ((example.motor_c, "#495057", "motor"), (example.pack_c, "#1971c2", "pack")):
+        axes.plot(*_broken(hours[kept], values[kept].astype(np.float64)), lw=1, color=colour, label=label)
     for event_ms in example.events_ms:
         axes.axvline((event_ms - example.at_ms) / 3_600_000, color="#c92a2a", lw=1)
     axes.set_xlabel("hours from the event" if example.kind != "false alarm" else "hours from the alarm")
+
+
+def _broken(hours: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The same points, with a NaN wherever nothing came for a while."""
+    gaps = np.flatnonzero(np.diff(hours) > GAP_H) + 1
+    return np.insert(hours, gaps, hours[gaps]), np.insert(values, gaps, np.nan)
