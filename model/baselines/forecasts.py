@@ -29,7 +29,7 @@ from model.recordings import Recording, read_recording
 
 logger = logging.getLogger(__name__)
 
-ORDERS = (1, 2, 4, 8, 12)
+ORDERS = (1, 2, 4, 8)
 RIDGE = 1e-3  # of the mean square of each regressor, per row
 SMALLEST_SCALE = 1e-3  # in z: a channel that never moves must not be forecast with certainty
 FIT_VEHICLES = 24

@@ -31,9 +31,11 @@ class Heads(nn.Module):
         nn.init.constant_(self.risk.bias, math.log(BASE_RATE / (1.0 - BASE_RATE)))
 
     def forward(self, x: Tensor) -> NetworkOutput:
-        """Outputs of (lanes, length, d_model)."""
-        mean, log_scale = self.forecast(x).chunk(2, dim=-1)
-        return NetworkOutput(self.risk(x).squeeze(-1), mean, log_scale)
+        """Outputs of (lanes, length, d_model), in fp32 also under autocast: half a logit's digits would be ties."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            mean, log_scale = self.forecast(x).chunk(2, dim=-1)
+            return NetworkOutput(self.risk(x).squeeze(-1), mean, log_scale)
 
 
 def with_log_ratio(inputs: Tensor, ratio: Tensor) -> Tensor:

@@ -90,7 +90,6 @@ def carried(state: State, fresh: Tensor) -> State:
 
 def segment_loss(output: NetworkOutput, segment: Segment, config: NeuralConfig, *, risk: bool) -> tuple[Tensor, Tensor]:
     """(loss, risk loss per counted instant); the forecast of a segment's last sample is left out."""
-    output = NetworkOutput(output.risk_logit.float(), output.forecast_mean.float(), output.forecast_log_scale.float())
     forecast = forecast_loss(output, segment.z, segment.present)
     if not risk:
         return forecast, torch.zeros((), device=forecast.device)
@@ -206,7 +205,7 @@ def stream_logits(
         x, r = (torch.from_numpy(np.ascontiguousarray(array[:, piece])).to(device) for array in (inputs, ratio))
         with autocast(config, device):
             output, state = forward(x, r, state)
-        out[:, piece] = output.risk_logit.float().cpu().numpy()
+        out[:, piece] = output.risk_logit.cpu().numpy()
     return out
 
 
@@ -294,7 +293,7 @@ class NeuralBaseline:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | None = None) -> "NeuralBaseline":
-        """Inverse of `save`, computed in fp32."""
+        """Inverse of `save`; the weights are fp32 again, rounded."""
         text = json.loads((folder / "baseline.json").read_text())
         preprocessor = Preprocessor(
             ChannelSchema.from_json(text["schema"]),

@@ -132,7 +132,7 @@ class TransformerNetwork(nn.Module):
     ) -> tuple[NetworkOutput, tuple[Tensor, ...]]:
         """Outputs at every step of (lanes, length, d_input) segments that continue from `state`, and the next state."""
         keys, values, filled = state
-        x = self.embedding(with_log_ratio(inputs, ratio))
+        x = self.embedding(with_log_ratio(inputs, ratio)).float()  # the residual stream is fp32 under autocast
         new_keys, new_values = [], []
         for i, layer in enumerate(self.layers):
             x, k, v = layer(x, keys[:, i], values[:, i], filled)

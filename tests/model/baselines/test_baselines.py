@@ -31,7 +31,7 @@ SIZES = {"lstm": {"d_hidden": 16}, "transformer": {"d_model": 16, "n_layer": 2, 
 def settings(name: str) -> dict[str, Any]:
     """A version of the baseline that fits in seconds."""
     if name in {"lightgbm", "oracle"}:
-        return {"config": BoostingConfig(searches=2, most_trees=40, threads=1)}
+        return {"config": BoostingConfig(searches=2, most_trees=40, bag=2, threads=1)}
     if name in SIZES:
         preprocessor = Preprocessor(VAN_SCHEMA, fit_prior(TRAIN), 5.0)
         return {"config": NEURAL, "sizes": SIZES[name], "preprocessor": preprocessor, "device": torch.device("cpu")}
