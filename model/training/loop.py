@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels import NetworkOutput, RecurrentState, TrainingForward, training_forward
 from model.channels import ChannelSchema
@@ -104,7 +104,7 @@ class Trainer:
         )
         loss, losses = self._losses(output, batch, pretraining=step < config.pretrain_steps)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._ranks.average_gradients(self.network.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         if step % LOG_EVERY == 0 and not torch.isfinite(norm):  # a look at the device stops it: not in every step
@@ -149,7 +149,7 @@ class Trainer:
         for name, value in self.network.state_dict().items():
             averages.append(self._average[name])
             values.append(value)
-        torch._foreach_lerp_(averages, values, 1.0 - decay)  # noqa: SLF001  (the only fused form there is)
+        torch._foreach_lerp_(averages, values, 1.0 - decay)
 
     def _validate(self, on_step: Callable[[Progress, Scalars], None] | None) -> None:
         """Judge the averaged weights; in fine-tuning remember the best."""
@@ -267,7 +267,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def parameter_groups(network: RiskNetwork, config: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices decay; A_log, D, biases, norms and convolutions do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         matrix = parameter.ndim == 2 and not name.endswith("A_log") and "dt_proj" not in name
         (decayed if matrix else kept).append(parameter)
