@@ -1,6 +1,7 @@
 """The network's forward pass for training, on whatever device: differentiable, over whole sequences."""
 
 import logging
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.reference import NetworkOutput, RecurrentState, network_scan
-from kernels.scan import selective_scan_chunked, selective_scan_mamba_ssm
+from kernels.scan import selective_scan_chunked
 from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
@@ -24,42 +25,36 @@ class TrainingForward(Protocol):
         features: Tensor,
         ratio: Tensor,
         state: RecurrentState | None,
-    ) -> tuple[NetworkOutput, RecurrentState | None]:
+    ) -> tuple[NetworkOutput, RecurrentState]:
         """Carry (batch, length, d_input) sequences on from `state` (None: zero).
 
         Returns:
-            Outputs at every step, and the last state; None where this form cannot start from one.
+            Outputs at every step, and the last state.
         """
 
 
 def forward_chunked(
     config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
-) -> tuple[NetworkOutput, RecurrentState | None]:
+) -> tuple[NetworkOutput, RecurrentState]:
     """In fp32 on any device, by our chunked scan."""
     return network_scan(config, weights, features, ratio, state, scan=selective_scan_chunked)
 
 
-def forward_mamba_ssm(
+def forward_cuda(
     config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
-) -> tuple[NetworkOutput, RecurrentState | None]:
-    """With bf16 products and mamba-ssm's scan, which cannot carry a state: every sequence starts from zero."""
-    del state
-    with torch.autocast("cuda", torch.bfloat16):
-        output, _ = network_scan(config, weights, features, ratio, None, scan=selective_scan_mamba_ssm)
-    return (
-        NetworkOutput(output.risk_logit.float(), output.forecast_mean.float(), output.forecast_log_scale.float()),
-        None,
-    )
+) -> tuple[NetworkOutput, RecurrentState]:
+    """On CUDA by our own kernels: bf16 products; residual stream, recurrent state and heads in fp32."""
+    from kernels.cuda.network import network_scan_cuda  # noqa: PLC0415  (needs the gpu extra)
+
+    return network_scan_cuda(config, weights, features, ratio, state)
 
 
 def training_forward(device: torch.device) -> TrainingForward:
-    """The fastest form on this device, chosen aloud: mamba-ssm's scan on CUDA when installed, else the chunked scan."""
-    if device.type == "cuda":
-        try:
-            import mamba_ssm  # noqa: F401, PLC0415  (it needs CUDA merely to be imported)
-        except ImportError:
-            logger.warning("mamba-ssm is not installed: training falls back to the chunked scan, which is far slower")
-            return forward_chunked
-        logger.info("training with mamba-ssm's selective scan in bf16, state in fp32")
-        return forward_mamba_ssm
-    return forward_chunked
+    """The fastest form on this device, chosen aloud: our CUDA kernels, or the chunked scan where they cannot run."""
+    if device.type != "cuda":
+        return forward_chunked
+    if find_spec("cuda.core") is None:
+        logger.warning("cuda-core is not installed: training falls back to the chunked scan, which is far slower")
+        return forward_chunked
+    logger.info("training with the fused CUDA kernels: bf16 products, fp32 state")
+    return forward_cuda

@@ -3,11 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Scalars = dict[str, float]
 LOG_EVERY = 25
+EVERY = 12  # of the validation instants, one a minute goes into the AUROC
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -184,15 +186,16 @@ class Trainer:
         self.network.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self._ranks.device)
         logits, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-        for van in self._ranks.share(len(self._validation)):
-            for output, batch in self._windows(van):
+        mine = list(self._ranks.share(len(self._validation)))
+        for start in range(0, len(mine), self.config.batch):
+            for output, batch in self._windows(mine[start : start + self.config.batch]):
                 nats = forecast_nats(output, batch.z)
                 present = batch.present[:, 1:]
                 risk = risk_loss(self.config, output, batch.label) * batch.counted
                 sums += torch.stack((risk.sum(), batch.counted.sum(), (nats * present).sum(), present.sum())).double()
-                counted = batch.counted[0, ::12]
-                logits.append(output.risk_logit[0, ::12][counted].double().cpu())
-                labels.append(batch.label[0, ::12][counted].bool().cpu())
+                counted = batch.counted[:, ::EVERY]
+                logits.append(output.risk_logit[:, ::EVERY][counted].double().cpu())
+                labels.append(batch.label[:, ::EVERY][counted].bool().cpu())
         self.network.load_state_dict(own)
         sums = self._ranks.sum(sums)
         return {
@@ -201,14 +204,14 @@ class Trainer:
             "validation_auroc": auroc(torch.cat(logits).numpy(), torch.cat(labels).numpy()),
         }
 
-    def _windows(self, van: int) -> list[tuple[NetworkOutput, Batch]]:
-        """Outputs over one validation van, window by window, the state carried where the forward pass can."""
+    def _windows(self, vans: list[int]) -> Iterator[tuple[NetworkOutput, Batch]]:
+        """Outputs over these validation vans side by side, window by window, the state carried."""
         data, device, n = self._validation, self._ranks.device, self._n_channels
-        end, state, parts = int(data.lengths[van]), None, []
+        end, state = int(data.lengths[vans].max()), None
         for start in range(0, end, self.config.length):
             part = slice(start, min(start + self.config.length, end))
             inputs, ratio, label, valid = (
-                torch.from_numpy(a[van : van + 1, part].copy()).to(device)
+                torch.from_numpy(np.ascontiguousarray(a[vans, part])).to(device)
                 for a in (data.inputs, data.ratio, data.label, data.valid)
             )
             if not self.config.time_aware:
@@ -216,10 +219,10 @@ class Trainer:
             if start == 0:
                 valid[:, : self.config.warmup_samples] = False
             output, state = self._forward(self.network.config, self.network.weights(), inputs, ratio, state)
-            fresh = torch.zeros(1, dtype=torch.bool, device=device)
-            batch = Batch(inputs, ratio, inputs[..., :n], inputs[..., n : 2 * n], label.float(), valid, fresh)
-            parts.append((output, batch))
-        return parts
+            inside = torch.from_numpy(np.arange(part.start, part.stop) < data.lengths[vans, None]).to(device)
+            present = inputs[..., n : 2 * n] * inside[..., None]
+            fresh = torch.full((len(vans),), start == 0, device=device)
+            yield output, Batch(inputs, ratio, inputs[..., :n], present, label.float(), valid, fresh)
 
     def save(self) -> None:
         """Write what a resumed run needs, atomically; every process writes its own lanes."""
