@@ -1,6 +1,7 @@
 """The network's forward pass for training, on whatever device: differentiable, over whole sequences."""
 
 import logging
+from functools import partial
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -40,21 +41,17 @@ def forward_chunked(
     return network_scan(config, weights, features, ratio, state, scan=selective_scan_chunked)
 
 
-def forward_cuda(
-    config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
-) -> tuple[NetworkOutput, RecurrentState]:
-    """On CUDA by our own kernels: bf16 products; residual stream, recurrent state and heads in fp32."""
-    from kernels.cuda.network import network_scan_cuda  # noqa: PLC0415  (needs the gpu extra)
+def training_forward(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TrainingForward:
+    """The fastest form on this device, chosen aloud: our CUDA kernels, or the chunked scan where they cannot run.
 
-    return network_scan_cuda(config, weights, features, ratio, state)
-
-
-def training_forward(device: torch.device) -> TrainingForward:
-    """The fastest form on this device, chosen aloud: our CUDA kernels, or the chunked scan where they cannot run."""
+    `dtype` is that of the blocks' products on CUDA; residual stream, recurrent state and heads are fp32 in any case.
+    """
     if device.type != "cuda":
         return forward_chunked
-    if find_spec("cuda.core") is None:
-        logger.warning("cuda-core is not installed: training falls back to the chunked scan, which is far slower")
+    if find_spec("cuda") is None:
+        logger.warning("cuda-bindings is not installed (extra gpu): the chunked scan serves, which is far slower")
         return forward_chunked
-    logger.info("training with the fused CUDA kernels: bf16 products, fp32 state")
-    return forward_cuda
+    from kernels.cuda.network import network_scan_cuda  # noqa: PLC0415  (needs the gpu extra)
+
+    logger.info("the fused CUDA kernels scan whole sequences: products in %s, state in fp32", dtype)
+    return partial(network_scan_cuda, dtype=dtype)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels import BackendUnavailableError, RecurrentState, choose_backend, network_scan, training_scan
+from kernels import BackendUnavailableError, RecurrentState, choose_backend, training_forward
 from model.checkpoint import Checkpoint
 from model.dataset import preprocess_traces
 from model.fleet import VehicleTrace
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 Singles = NDArray[np.float32]
 
 CPU_SAMPLES = 4_096  # of each van at a time: outputs of a whole fortnight would take gigabytes
-CUDA_VANS = 4  # vans at a time: a fortnight of one takes 2 GB of activations
+CUDA_SAMPLES = 34_560
 
 
 class MambaScorer:
@@ -36,6 +36,7 @@ class MambaScorer:
         weights = checkpoint.network.weights()
         if self.device.type == "cuda":
             self._weights = weights.to(device=self.device, dtype=torch.float32)
+            self._forward = training_forward(self.device, torch.float32)
             return
         try:
             self._backend = choose_backend("cpu", checkpoint.config, weights)
@@ -67,16 +68,17 @@ class MambaScorer:
         return joined
 
     def _on_cuda(self, inputs: torch.Tensor, ratio: torch.Tensor) -> Singles:
-        scan = training_scan(self.device)
+        state: RecurrentState | None = None
         parts = []
-        for start in range(0, len(ratio), CUDA_VANS):
-            rows = slice(start, start + CUDA_VANS)
-            output, _ = network_scan(
+        for start in range(0, ratio.shape[1], CUDA_SAMPLES):
+            some = slice(start, start + CUDA_SAMPLES)
+            output, state = self._forward(
                 self._checkpoint.config,
                 self._weights,
-                inputs[rows].to(self.device),
-                ratio[rows].to(self.device),
-                scan=scan,
+                inputs[:, some].to(self.device),
+                ratio[:, some].to(self.device),
+                state,
             )
-            parts.append(output.risk_logit.float().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(output.risk_logit.cpu().numpy())
+        joined: Singles = np.concatenate(parts, axis=1)
+        return joined
