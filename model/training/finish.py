@@ -8,9 +8,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.dataset import TraceSource
 
 
-def finish(
-    checkpoint: Checkpoint, validation: TraceSource, out: Path, device: torch.device
-) -> dict[str, float | None]:
+def finish(checkpoint: Checkpoint, validation: TraceSource, out: Path, device: torch.device) -> dict[str, float | None]:
     """Save the checkpoint as it is."""
     del validation, device
     save_checkpoint(checkpoint, out, dtype=torch.float16)

@@ -125,7 +125,9 @@ def train(
         "training": asdict(config),
         "steps": trainer.progress.step,
         "best_step": trainer.progress.best_step,
-        "history": [{name: finite_or_none(value) for name, value in entry.items()} for entry in trainer.progress.history],
+        "history": [
+            {name: finite_or_none(value) for name, value in entry.items()} for entry in trainer.progress.history
+        ],
         "processes": ranks.count,
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
