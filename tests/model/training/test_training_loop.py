@@ -2,25 +2,25 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from kernels import MambaConfig, NetworkOutput, RecurrentState, network_scan
+from kernels import MambaConfig, NetworkOutput, NetworkWeights, RecurrentState, network_scan
 from kernels.training import forward_chunked
 from model.channels import VAN_SCHEMA
 from model.dataset import Sequences
 from model.network import RiskNetwork
 from model.training import Ranks, Trainer, TrainingConfig, TrainingDivergedError
-from model.training.losses import focal_loss, forecast_nats, masked_mean
 from model.training.loop import Progress, Scalars, learning_rate, parameter_groups
+from model.training.losses import focal_loss, forecast_nats, masked_mean
 from model.training.sampler import Sampler
 
 N = len(VAN_SCHEMA.channels)
@@ -57,9 +57,7 @@ def sequences(vans: int, length: int, seed: int = 0, lengths: list[int] | None =
 def trainer(folder: Path, config: TrainingConfig = TINY, kind: type[Trainer] = Trainer) -> Trainer:
     """A trainer of the tiny network; the same every time."""
     torch.manual_seed(3)
-    return kind(
-        RiskNetwork(SIZES), VAN_SCHEMA, sequences(4, 80), sequences(2, 60, seed=1), config, Ranks(CPU), folder
-    )
+    return kind(RiskNetwork(SIZES), VAN_SCHEMA, sequences(4, 80), sequences(2, 60, seed=1), config, Ranks(CPU), folder)
 
 
 def everything(of: Trainer) -> dict[str, Tensor]:
@@ -73,7 +71,7 @@ def everything(of: Trainer) -> dict[str, Tensor]:
     }
 
 
-class Interrupted(Exception):  # noqa: N818  (what happened)
+class Interrupted(Exception):
     """The machine went away."""
 
 
@@ -87,7 +85,7 @@ class KilledAfterSaving(Trainer):
 
 
 def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> None:
-    """Killed after step 4 and resumed, a run of 8 has bit for bit the weights, averages and moments of one that ran through."""
+    """Killed after step 4 and resumed, a run of 8 has the weights, averages and moments of one that ran through."""
     whole = trainer(tmp_path / "whole")
     best = whole.run()
     with pytest.raises(Interrupted):
@@ -165,7 +163,10 @@ def test_validation_risk_is_the_mean_loss_over_whole_histories(tmp_path: Path) -
     figures = run.judge(weights)
     risk, nats = [], []
     for van, n in enumerate(data.lengths):
-        inputs, ratio = torch.from_numpy(data.inputs[van : van + 1, :n]), torch.from_numpy(data.ratio[van : van + 1, :n])
+        inputs, ratio = (
+            torch.from_numpy(data.inputs[van : van + 1, :n]),
+            torch.from_numpy(data.ratio[van : van + 1, :n]),
+        )
         with torch.no_grad():
             output, _ = network_scan(SIZES, run.network.weights(), inputs, ratio)
         label = torch.from_numpy(data.label[van : van + 1, :n]).float()
@@ -187,7 +188,7 @@ def test_the_schedule_warms_up_and_then_falls_to_a_fiftieth() -> None:
     assert rates[24] == pytest.approx(0.5e-3, rel=0.01)
     assert max(rates) == pytest.approx(1e-3, rel=0.02)
     assert rates.index(max(rates)) == pytest.approx(49, abs=1)
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[50:]))
     assert rates[-1] == pytest.approx(0.02e-3, rel=0.01)
 
 
@@ -234,10 +235,10 @@ def test_a_lane_goes_on_from_the_state_of_its_last_window(tmp_path: Path) -> Non
     calls: list[tuple[Tensor, Tensor, RecurrentState | None, NetworkOutput]] = []
 
     def spying(
-        config: MambaConfig, weights: object, inputs: Tensor, ratio: Tensor, state: RecurrentState | None
+        config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
     ) -> tuple[NetworkOutput, RecurrentState]:
-        output, after = forward_chunked(config, weights, inputs, ratio, state)  # type: ignore[arg-type]
-        calls.append((inputs, ratio, state, output))
+        output, after = forward_chunked(config, weights, features, ratio, state)
+        calls.append((features, ratio, state, output))
         return output, after
 
     config = replace(TINY, learning_rate=0.0, batch=1)
@@ -247,7 +248,7 @@ def test_a_lane_goes_on_from_the_state_of_its_last_window(tmp_path: Path) -> Non
     for _ in range(3):
         run._step()
     assert run._sampler._next[0] == 3 * TINY.length
-    inputs, ratio = (torch.cat([call[i] for call in calls], dim=1) for i in (0, 1))
+    inputs, ratio = torch.cat([call[0] for call in calls], dim=1), torch.cat([call[1] for call in calls], dim=1)
     whole, _ = network_scan(SIZES, run.network.weights(), inputs, ratio)
     risk = torch.cat([call[3].risk_logit for call in calls], dim=1)
     torch.testing.assert_close(risk, whole.risk_logit, rtol=1e-4, atol=1e-5)
@@ -326,7 +327,13 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(tmp_path: 
     """Averaged over two gloo processes of two sequences, gradients equal those of four; shares and sums fit."""
     torch.manual_seed(1)
     features, label = torch.randn(4, 20, SIZES.d_input), (torch.rand(4, 20) < 0.3).float()
-    mp.spawn(one_of_two, (str(tmp_path), features, label), nprocs=2)
+    context = get_context("spawn")
+    both = [context.Process(target=one_of_two, args=(index, str(tmp_path), features, label)) for index in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=120)
+    assert [process.exitcode for process in both] == [0, 0]
     alone = halves(features, label, slice(0, 4))
     shares = []
     for index in range(2):
