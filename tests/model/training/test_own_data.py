@@ -415,7 +415,7 @@ def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_files_are_named_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A note beside the recordings is not read but mentioned; the events file may lie among them; no file is an error."""
+    """A note beside the recordings is only mentioned; the events file may lie among them; no file is an error."""
     write_fleet_of(tmp_path)
     (tmp_path / "data" / "NOTES.txt").write_text("summer")
     events = (tmp_path / "events.csv").rename(tmp_path / "data" / "events.csv")
@@ -476,7 +476,7 @@ FORKLIFT = ChannelSchema(
 
 
 def test_another_fleets_schema_goes_all_the_way_to_the_service(tmp_path: Path) -> None:
-    """Forklifts with channels of their own: checked, trained on, saved, loaded, and read from the wire by the service."""
+    """Forklifts with channels of their own: checked, trained on, saved, loaded, and read from the wire."""
     (tmp_path / "channels.json").write_text(json.dumps(FORKLIFT.to_json()))
     rng = np.random.default_rng(0)
     for lift in range(3):
