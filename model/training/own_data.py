@@ -1,7 +1,7 @@
 """A user's own recordings as a source of traces: checked as a whole first, then read vehicle by vehicle on demand.
 
-A file holds one vehicle, whose id is the file's name, or has a column `vehicle_id` and holds any number of them. What is
-kept is an index: of each vehicle, its files and rows. docs/training.md describes the files.
+A file holds one vehicle, whose id is the file's name, or has a column `vehicle_id` and holds any number of them.
+What is kept is an index: of each vehicle, its files and rows. docs/training.md describes the files.
 """
 
 import hashlib

@@ -265,7 +265,7 @@ def times(cells: pa.Array, column: str, first: int, findings: Findings) -> tuple
     else:
         if cells.null_count < len(cells):
             findings.add_file(
-                f"column {column} holds {cells.type}: neither ISO 8601 text, timestamps with a zone, nor integer milliseconds"
+                f"column {column} holds {cells.type}, not ISO 8601 text, timestamps with a zone or integer milliseconds"
             )
         millis = pa.nulls(len(cells), pa.int64())
     known = present(millis)

@@ -1,4 +1,4 @@
-"""Files of recordings: checked cell by cell into an index, then read by it, one vehicle's rows of one file at a time."""
+"""Files of recordings: checked cell by cell into an index, then read by it, one vehicle's rows of a file at a time."""
 
 import re
 from collections.abc import Iterator
@@ -95,7 +95,7 @@ def check_file(schema: ChannelSchema, path: Path) -> CheckedFile:
         try:
             for first, batch in table.batches(columns):
                 check_batch(check, name, first, batch)
-            if not check.rows:
+            if not check.rows and not check.findings.lines():
                 check.findings.add_file("there are no rows with a value in it")
         except OwnDataError as error:
             problems = error.problems

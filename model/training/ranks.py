@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -57,9 +57,9 @@ class Ranks:
         """What `make` gives in the first process, in all of them."""
         if self.count == 1:
             return make()
-        made = [make() if self.first else None]
+        made: list[T] = [make()] if self.first else [cast("T", None)]
         dist.broadcast_object_list(made)
-        return made[0]  # type: ignore[return-value]  (replaced by the first one's)
+        return made[0]
 
     def share(self, n: int) -> range:
         """This process's part of `n` things."""

@@ -45,7 +45,8 @@ def train(
     with refusing(ValueError, OSError, ArithmeticError), simulator_extra():
         from model.training import Ranks, TrainingConfig  # noqa: PLC0415  (an extra)
         from model.training.finish import finish  # noqa: PLC0415  (an extra)
-        from model.training.run import Data, train as run  # noqa: PLC0415  (an extra)
+        from model.training.run import Data  # noqa: PLC0415  (an extra)
+        from model.training.run import train as run  # noqa: PLC0415  (an extra)
         from model.training.sources import recorded, simulated  # noqa: PLC0415  (an extra)
         from model.training.watch import Watch  # noqa: PLC0415  (an extra)
 
