@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from model.checkpoint import Checkpoint, load_checkpoint, store_calibration
-from model.evaluation import split_fleet
+from model.evaluation import AlertRule, split_fleet
 from model.evaluation.agreement import Agreement, compare
 from model.evaluation.bootstrap import SMALL_VANS
 from model.evaluation.conditions import CONDITIONS, MAIN_CONDITIONS
@@ -111,7 +111,7 @@ def carry_out(order: Order) -> Result:
     group = CUDA_GROUP if device.type == "cuda" else CPU_GROUP
     with Bar() as bar:
         bench = Workbench(order.workers, group, order.parts, bar.announce, bar.advance)
-        evaluation = evaluate(chosen, _plan(order), given, bench)
+        evaluation = evaluate(chosen, _plan(order, model), given, bench)
     data = document(evaluation, order.command, device)
     agreements = compare(data["rows"], _comparable(evaluation, reference), "test") if reference is not None else []
     data["agreement"] = [_agreement_json(agreement) for agreement in agreements]
@@ -124,7 +124,8 @@ def carry_out(order: Order) -> Result:
     return Result(data, evaluation.models, agreements, no_comparison)
 
 
-def _plan(order: Order) -> Plan:
+def _plan(order: Order, model: Checkpoint) -> Plan:
+    """Fleets and conditions; warm-up and horizon are the product's, for every model."""
     split = "quick" if order.quick else "test"
     vans = order.vans or (SMALL_VANS if order.quick else VANS)
     return Plan(
@@ -132,6 +133,7 @@ def _plan(order: Order) -> Plan:
         fleet=split_fleet(split, vans, order.days, order.seed),
         validation=None if order.quick else split_fleet("validation", vans, order.days),
         conditions=MAIN_CONDITIONS if order.quick else CONDITIONS,
+        rule=AlertRule(warmup_samples=model.warmup_samples, horizon_ms=round(1_000 * model.horizon_s)),
         resamples=order.resamples,
     )
 
