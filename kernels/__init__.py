@@ -8,6 +8,7 @@ from kernels.config import MambaConfig
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
 from kernels.scan import SelectiveScan, selective_scan_chunked, selective_scan_ref, training_scan
+from kernels.training import TrainingForward, training_forward
 from kernels.weights import BlockWeights, NetworkWeights
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "RecurrentState",
     "SelectiveScan",
     "StatePool",
+    "TrainingForward",
     "choose_backend",
     "network_scan",
     "network_step",
     "selective_scan_chunked",
     "selective_scan_ref",
+    "training_forward",
     "training_scan",
 ]

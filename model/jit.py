@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,7 +26,7 @@ def compiled(function: Function) -> Function:
 
 def entry_point(function: Function) -> Function:
     """Compile a function that Python calls, once for each combination of argument types, on the first such call."""
-    return _cached(function)
+    return _cached(function, None)
 
 
 def entry_point_for(function: Function, *arguments: Any) -> Function:
@@ -36,15 +37,15 @@ def entry_point_for(function: Function, *arguments: Any) -> Function:
     return _cached(function, arguments)
 
 
-def _cached(function: Function, *signature: Any) -> Function:
+def _cached(function: Function, signature: tuple[Any, ...] | None) -> Function:
     """Compile with the machine code kept on disk: in NUMBA_CACHE_DIR, or beside the source, or in the user's cache."""
     _forget_stale_code(function)
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+    compile_ = partial(numba.njit, signature, error_model="numpy", nogil=True)
     try:
-        return cast(Function, numba.njit(*signature, **options, cache=True)(function))
+        return cast(Function, compile_(cache=True)(function))
     except RuntimeError as error:  # numba finds no folder that it may write to
         logger.warning("machine code is not kept, every start compiles again: %s", error)
-        return cast(Function, numba.njit(*signature, **options)(function))
+        return cast(Function, compile_()(function))
 
 
 def _forget_stale_code(function: Callable[..., Any]) -> None:

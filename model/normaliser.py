@@ -1,7 +1,8 @@
 """Per-vehicle z-scores: streaming mean and variance, shrunk to the fleet prior while young, frozen once settled.
 
 Source: Welford 1962 for the stream; the shrinkage is the posterior mean under a normal-inverse-gamma prior worth
-`prior_weight` samples. Frozen, so that slow degradation is not normalised away.
+`prior_weight` samples. Frozen, so that slow degradation is not normalised away. Compiled, in place;
+`tests/model/preprocess_reference.py` has the same in plain NumPy.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 
 from model.jit import compiled
 
-Z_LIMIT = 8.0  # z-scores are clipped to +-Z_LIMIT: a broken sensor must not blow up the state
+Z_LIMIT = 8.0  # z-scores, and what is learned, are clipped to so many deviations: a sensor may be broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def advance_normaliser(
     """
     mean, std = shrunk(state, channel, prior_mean, prior_std, prior_weight)
     if state["count"][channel] < settled:
-        learn(state, channel, value)
+        # Clipped: one absurd reading that passes the range check must not skew a vehicle's statistics until they freeze.
+        learn(state, channel, min(max(value, mean - Z_LIMIT * std), mean + Z_LIMIT * std))
     return min(max((value - mean) / std, -Z_LIMIT), Z_LIMIT)
 
 

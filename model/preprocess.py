@@ -27,7 +27,7 @@ Bools = NDArray[np.bool_]
 Millis = NDArray[np.int64]
 
 NEVER_MS = -1  # `last_ts_ms` before the first sample
-VERSION = 1  # raised whenever the same samples would give other features; part of the fingerprint
+VERSION = 2  # raised whenever the same samples would give other features; part of the fingerprint
 HOLD_MS = 60_000  # a missing value is held for a minute, then its z-score is the mean
 MAX_RATIO = 10_000.0  # elapsed time is capped at 10,000 nominal intervals (14 h): every state has decayed by then
 DAY_MS = 86_400_000
@@ -177,10 +177,13 @@ class Preprocessor:
     ) -> None:
         """Call the compiled loop; compiled code does not check shapes itself."""
         n, n_signals = len(ts_ms), len(self.schema.signals)
-        if state.shape != (n,) or signals.shape != (n, n_signals) or len(out) != n or ratio.shape != (n,):
+        width = self.schema.d_input if rows is _advance_rows else len(self.schema.channels)
+        if state.shape != (n,) or signals.shape != (n, n_signals):
             raise ValueError(
                 f"{n} timestamps need as many states and signals (n, {n_signals}), got {state.shape}, {signals.shape}"
             )
+        if out.shape != (n, width) or ratio.shape != (n,):
+            raise ValueError(f"results of {n} samples are (n, {width}) and (n,), got {out.shape}, {ratio.shape}")
         run = compile_rows(rows, self.dtype, out.dtype)
         signals = np.ascontiguousarray(signals, np.float64)
         run(state, self._channels, self._rules, np.ascontiguousarray(ts_ms, np.int64), signals, out, ratio)

@@ -83,15 +83,15 @@ class ModelRuntime:
         self._pool.zero(torch.tensor([slot], device=self._backend.device))
 
     def warm_up(self) -> None:
-        """Run the step once on the dummy slot, so that the first sample does not pay for initialisation.
+        """Run preprocessing and step once on the dummy slot, so that the first sample does not pay for compilation.
 
         Raises:
             RuntimeError: the step does not give finite numbers.
         """
-        inputs = np.zeros((1, self.checkpoint.config.d_input), np.float32)
-        nothing = np.zeros((1, 0), np.float32)
-        ratio = np.ones(1, np.float32)
-        scores = self.step(np.zeros(1, np.int64), Features(inputs, ratio, nothing, nothing.astype(np.bool_)))
+        preprocessor = self.checkpoint.preprocessor()
+        nothing = np.full((1, len(preprocessor.schema.signals)), np.nan)
+        features = preprocessor.advance(preprocessor.initial_state(1), np.zeros(1, np.int64), nothing)
+        scores = self.step(np.zeros(1, np.int64), features)
         self.zero(0)
         if not np.isfinite(scores.risk).all():
             raise RuntimeError(f"backend {self.backend} gives {scores.risk} on an empty sample")

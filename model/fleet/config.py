@@ -14,13 +14,13 @@ from model.fleet.faults import FAULT_KINDS
 from model.fleet.limits import LABEL_HORIZON_S, SAMPLE_PERIOD_S
 
 TRUE_TEMPERATURES = (
-    "hot_cell",  # core of the hottest cell of the weakest module; limit 45 degC
+    "hot_cell",  # core of the hottest cell of the weakest module; limit 54 degC
     "module",  # weakest module
     "pack",  # all other modules, lumped
     "battery_coolant",
-    "motor_winding",  # limit 125 degC
+    "motor_winding",  # limit 145 degC
     "motor_case",
-    "inverter",  # limit 76 degC
+    "inverter",  # limit 80 degC
     "drive_coolant",
     "cabin",
     "ambient",  # at the van's altitude, in the shade
@@ -38,7 +38,7 @@ class FleetConfig:
     days: float = 14.0  # length of each trace; labels look two hours past its end
     seed: int = 0
     start_ms: int = 1_783_296_000_000  # epoch ms UTC of the first sample (2026-07-06T00:00Z: northern summer)
-    faulty_share: float = 0.5  # probability that a van develops a fault within the trace
+    faulty_share: float = 0.3  # probability that a van develops a fault within the trace
     fault_kinds: tuple[str, ...] = FAULT_KINDS  # kinds to draw from; those that do not fit a van are left out
     fault_ramp_scale: float = 1.0  # stretches (> 1) or hurries (< 1) every fault's growth; demos use < 1
     passive_share: float = 0.15  # vans whose pack has no coolant, as the Nissan Leaf and e-NV200

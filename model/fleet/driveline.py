@@ -64,6 +64,6 @@ def drive_load(
     torque_nm = shaft_w / max(motor_rad_s, 30.0)
     copper_w = p.copper_loss_w_per_nm2 * torque_nm * torque_nm * (1.0 + 0.0039 * (winding_c - 25.0))
     iron_w = p.iron_loss_w * (motor_rad_s / SPEED_OF_IRON_LOSS) ** 1.5
-    inverter_w = 120.0 + p.inverter_loss_share * abs(shaft_w) + 0.9 * abs(torque_nm)
+    inverter_w = 180.0 + p.inverter_loss_share * abs(shaft_w) + 0.9 * abs(torque_nm)
     electric_w = shaft_w + copper_w + iron_w + inverter_w
     return DriveLoad(electric_w, copper_w, iron_w, inverter_w, friction_w)

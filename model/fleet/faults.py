@@ -23,9 +23,9 @@ FAULT_KINDS = (
 FAILING_PUMP, COOLANT_LEAK, BLOCKED_RADIATOR, FAN_STUCK, MODULE_RESISTANCE, INTERNAL_SHORT, CHILLER_FAILURE = range(7)
 
 # Hours from first trace of the fault to its full severity: (shortest, longest), drawn log-uniformly.
-RAMP_H = ((12.0, 84.0), (12.0, 96.0), (18.0, 84.0), (0.5, 8.0), (48.0, 220.0), (36.0, 180.0), (2.0, 48.0))
+RAMP_H = ((6.0, 60.0), (8.0, 72.0), (12.0, 84.0), (0.5, 8.0), (36.0, 160.0), (24.0, 140.0), (2.0, 36.0))
 # Hours between the first event and the workshop.
-REPAIR_H = (24.0, 120.0)
+REPAIR_H = (24.0, 96.0)
 
 
 class FaultPlan(NamedTuple):
@@ -34,7 +34,7 @@ class FaultPlan(NamedTuple):
     kind: int
     start_s: float
     ramp_s: float
-    severity: float  # at full growth, 0 to 1
+    severity: float  # at full growth: 1 for most, or little and never more (0.1 to 0.35)
     shape: float  # exponent of the growth; > 1 starts slowly
     repair_s: float  # delay between first event and repair
 
@@ -61,9 +61,9 @@ def draw_fault(config: FleetConfig, liquid_cooled: bool, rng: np.random.Generato
     shortest, longest = RAMP_H[kind]
     return FaultPlan(
         kind=kind,
-        start_s=float(0.6 * draws[2] * config.days * 86_400),
+        start_s=float(0.7 * draws[2] * config.days * 86_400),
         ramp_s=float(3_600 * shortest * (longest / shortest) ** draws[3] * config.fault_ramp_scale),
-        severity=float(0.75 + 0.25 * draws[4]),
+        severity=float(1.0 if draws[4] >= 0.2 else 0.1 + 1.25 * draws[4]),
         shape=float(0.7 + 1.1 * draws[5]),
         repair_s=float(3_600 * (REPAIR_H[0] + (REPAIR_H[1] - REPAIR_H[0]) * draws[6])),
     )
@@ -78,18 +78,18 @@ def impairment_at(plan: FaultPlan, t_s: float, repaired: bool) -> Impairment:
     flow = coolant = radiator = fan = chiller = module_resistance = 1.0
     short_w = 0.0
     if plan.kind == FAILING_PUMP:
-        flow = 1.0 - 0.97 * grown
+        flow = 1.0 - 0.995 * grown
     elif plan.kind == COOLANT_LEAK:
         coolant = 1.0 - 0.7 * grown  # the pump sucks air only once the expansion tank is empty
-        flow = 1.0 - 0.97 * max(0.0, (grown - 0.2) / 0.8)
+        flow = 1.0 - 0.995 * max(0.0, (grown - 0.2) / 0.8)
     elif plan.kind == BLOCKED_RADIATOR:
-        radiator = 1.0 - 0.97 * grown
+        radiator = 1.0 - 0.985 * grown
     elif plan.kind == FAN_STUCK:
         fan = 1.0 - grown
     elif plan.kind == MODULE_RESISTANCE:
-        module_resistance = 1.0 + 10.0 * grown
+        module_resistance = 1.0 + 7.0 * grown
     elif plan.kind == INTERNAL_SHORT:
-        short_w = 105.0 * grown
+        short_w = 280.0 * grown
     else:
         chiller = 1.0 - grown
     return Impairment(flow, coolant, radiator, fan, chiller, module_resistance, short_w)

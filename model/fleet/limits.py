@@ -6,9 +6,9 @@ SAMPLE_PERIOD_S = 5
 LABEL_HORIZON_S = 7_200
 
 # A limit is crossed, and the van derates, when a true (not a measured) temperature reaches it.
-HOT_CELL_LIMIT_C = 45.0
-MOTOR_WINDING_LIMIT_C = 125.0
-INVERTER_LIMIT_C = 76.0
+HOT_CELL_LIMIT_C = 54.0
+MOTOR_WINDING_LIMIT_C = 145.0
+INVERTER_LIMIT_C = 80.0
 
 # The derate ends this far below the limit, so noise at the limit is one event and not fifty.
 CELL_HYSTERESIS_K = 2.0

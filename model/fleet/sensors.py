@@ -35,6 +35,15 @@ GAPS_PER_DAY = 1.5
 LONG_GAPS_PER_DAY = 0.03
 LOST_ROW_SHARE = 0.001
 
+# Steps in which a van's electronics report, drawn per van: fleets mix makes, and no make agrees with another.
+RESOLUTIONS = {
+    "speed": (0.01, 0.1 / 3.6, 1.0 / 3.6, 0.44704),  # m/s: fine, 0.1 km/h, 1 km/h, 1 mph
+    "charge": (0.001, 0.1, 0.5),  # %
+    "temperature": (0.1, 0.5, 1.0),  # K, motor and pack
+    "ambient": (0.1, 0.5, 1.0),
+    "current": (0.01, 0.1, 0.5, 1.0),  # A
+}
+
 Windows = list[tuple[int, int]]
 
 
@@ -85,20 +94,21 @@ def measure(
     latitude, longitude = to_wgs84(depot, east_m, north_m)
     out[:, LATITUDE], out[:, LONGITUDE] = latitude, longitude
     out[:, ALTITUDE] = rounded(depot.altitude_m + plant["altitude_m"] + 1.6 * wander[2], 0.1)
-    out[:, SPEED] = rounded(plant["speed_mps"] * rng.normal(1.0, 0.006), 0.1 / 3.6)
-    step = float(rng.choice([0.1, 0.5]))
-    out[:, CHARGE] = np.clip(rounded(100.0 * plant["soc"] + rng.normal(0.0, 0.5), step), 0.0, 100.0)
-    winding = lag(np.ascontiguousarray(true[:, 4]), 20.0) + rng.normal(0.0, 1.0) + 0.3 * rng.standard_normal(n)
-    out[:, MOTOR] = rounded(winding, 1.0)
+    steps = {name: float(rng.choice(choices)) for name, choices in RESOLUTIONS.items()}
+    out[:, SPEED] = rounded(plant["speed_mps"] * rng.normal(1.0, 0.006), steps["speed"])
+    out[:, CHARGE] = np.clip(rounded(100.0 * plant["soc"] + rng.normal(0.0, 0.5), steps["charge"]), 0.0, 100.0)
+    winding = lag(np.ascontiguousarray(true[:, 4]), 20.0) + rng.normal(0.0, 1.0)
+    out[:, MOTOR] = rounded(winding + rng.uniform(0.02, 0.4) * rng.standard_normal(n), steps["temperature"])
     out[:, BRAKES] = plant["brakes"]
     current = plant["current_a"] * rng.normal(1.0, 0.004) + rng.normal(0.0, 0.05)
-    out[:, CURRENT] = rounded(current + 0.1 * rng.standard_normal(n), 0.1)
+    restless = np.exp(rng.uniform(np.log(0.03), np.log(1.0)))
+    out[:, CURRENT] = rounded(current + restless * rng.standard_normal(n), steps["current"])
     # The hottest thermistor is reported, and it sits between cells: the weakest module shows through in part.
-    pack = lag(0.35 * true[:, 2] + 0.65 * true[:, 1], 60.0) + rng.normal(0.0, 0.5) + 0.1 * rng.standard_normal(n)
-    out[:, PACK] = rounded(pack, 0.5)
+    pack = lag(0.35 * true[:, 2] + 0.65 * true[:, 1], 60.0) + rng.normal(0.0, 0.5)
+    out[:, PACK] = rounded(pack + rng.uniform(0.01, 0.15) * rng.standard_normal(n), steps["temperature"])
     still = np.exp(-plant["speed_mps"] / 3.0)
     soak = still * (2.5 * sun + 0.05 * np.maximum(true[:, 7] - true[:, 9], 0.0))
-    out[:, AMBIENT] = rounded(lag(true[:, 9] + soak, 300.0) + rng.normal(0.0, 0.4), 0.5)
+    out[:, AMBIENT] = rounded(lag(true[:, 9] + soak, 300.0) + rng.normal(0.0, 0.4), steps["ambient"])
     return out
 
 

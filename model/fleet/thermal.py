@@ -134,17 +134,17 @@ def drive_step(
     """Advance winding, motor case, inverter and drive coolant."""
     flow = left.flow**0.8 if air.awake else 0.02
     fan = left.fan * min(1.0, max(0.0, (s.drive_coolant - 48.0) / 12.0)) if air.awake else 0.0
-    draught = min(1.0, 0.04 + 0.75 * fan + 0.013 * air.speed_mps)
+    draught = min(1.0, 0.03 + 0.80 * fan + 0.009 * air.speed_mps)
     radiator = p.radiator_w_per_k * draught * left.radiator * min(1.0, 1.3 * flow) + 1.5
     case_coolant = p.case_coolant_w_per_k * flow
     case_air = 3.5 + 0.04 * air.speed_mps
-    inverter_coolant = 100.0 * flow + 1.5
+    inverter_coolant = 100.0 * flow + 0.5
     winding_link = p.winding_case_w_per_k
     winding = relax(s.winding, p.winding_j_per_k, winding_w, winding_link, winding_link * s.case, dt_s)
     pull = winding_link * s.winding + case_coolant * s.drive_coolant + case_air * air.ambient_c
     case = relax(s.case, p.case_j_per_k, iron_w, winding_link + case_coolant + case_air, pull, dt_s)
-    link = inverter_coolant + 6.0
-    pull = inverter_coolant * s.drive_coolant + 6.0 * air.ambient_c
+    link = inverter_coolant + 1.5
+    pull = inverter_coolant * s.drive_coolant + 1.5 * air.ambient_c
     inverter = relax(s.inverter, INVERTER_J_PER_K, inverter_w, link, pull, dt_s)
     link = case_coolant + inverter_coolant + radiator
     pull = case_coolant * s.case + inverter_coolant * s.inverter + radiator * air.ambient_c

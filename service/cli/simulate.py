@@ -24,7 +24,7 @@ def simulate(
     vans: Annotated[int, typer.Option(min=1, help="Vans in the fleet.")] = 240,
     days: Annotated[float, typer.Option(min=0.01, help="Length of each trace.")] = 14.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same fleet.")] = 0,
-    faulty_share: Annotated[float, typer.Option(min=0, max=1, help="Vans that develop a fault.")] = 0.5,
+    faulty_share: Annotated[float, typer.Option(min=0, max=1, help="Vans that develop a fault.")] = 0.3,
     detail: Annotated[
         Detail, typer.Option(help="Signals only, with labels, or with hidden temperatures.")
     ] = Detail.LABELS,

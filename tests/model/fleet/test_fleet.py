@@ -220,11 +220,12 @@ def test_each_fault_heats_its_part(kind: str) -> None:
 
 
 def test_healthy_vans_are_sometimes_warm() -> None:
-    """Without any fault some pack comes within 6 K of its limit, so warmth alone is no alarm."""
-    config = FleetConfig(n_vehicles=12, days=7.0, seed=1, faulty_share=0.0)
-    hottest = [float(truth(trace, "hot_cell").max()) for trace in simulate(config)]
-    assert max(hottest) > HOT_CELL_LIMIT_C - 6.0
-    assert np.median(hottest) < HOT_CELL_LIMIT_C - 4.0
+    """Without any fault some part of some van comes within 12 K of its limit, so warmth alone is no alarm."""
+    config = FleetConfig(n_vehicles=24, days=7.0, seed=1, faulty_share=0.0)
+    limits = np.array([HOT_CELL_LIMIT_C, MOTOR_WINDING_LIMIT_C, INVERTER_LIMIT_C])
+    margins = [float((limits - trace.true_temperature[:, [0, 4, 6]].max(axis=0)).min()) for trace in simulate(config)]
+    assert 0.0 < min(margins) < 12.0
+    assert np.median(margins) > 10.0
 
 
 def test_some_vans_lack_optional_channels_and_all_have_the_core() -> None:

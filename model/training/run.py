@@ -1,0 +1,116 @@
+"""A whole training run: data, prior, both stages, and a checkpoint; the operating point is the caller's to choose."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels import MambaConfig
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.dataset import TraceSource, build_sequences, fit_prior, open_sequences
+from model.network import RiskNetwork
+from model.normaliser import FleetPrior
+from model.preprocess import Preprocessor
+from model.scoring import Calibration
+from model.training.config import TrainingConfig
+from model.training.loop import Progress, Scalars, Trainer
+from model.training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+NOMINAL_INTERVAL_S = 5.0
+PREPARED = "prior.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run learns from and what it is judged on while it runs."""
+
+    train: TraceSource
+    validation: TraceSource
+
+
+def prepare(data: Data, folder: Path, ranks: Ranks, workers: int, settled_samples: int | None = None) -> FleetPrior:
+    """Preprocess both parts into `folder` unless they are there; one process does it, the others wait."""
+    if ranks.first and not (folder / "validation" / "vehicles.json").is_file():
+        prior = fit_prior(data.train, workers=workers)
+        if settled_samples is not None:
+            prior = replace(prior, settled_samples=settled_samples)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PREPARED).write_text(json.dumps(asdict(prior)))
+        preprocessor = Preprocessor(data.train.schema, prior, NOMINAL_INTERVAL_S)
+        for name, source in (("train", data.train), ("validation", data.validation)):
+            build_sequences(source, preprocessor, range(len(source)), workers=workers, folder=folder / name)
+    ranks.wait()
+    return FleetPrior.from_json(json.loads((folder / PREPARED).read_text()))
+
+
+def train(
+    data: Data,
+    config: TrainingConfig,
+    out: Path,
+    *,
+    ranks: Ranks,
+    workers: int = 2,
+    work: Path | None = None,
+    resume: bool = False,
+    network: dict[str, int] | None = None,
+    settled_samples: int | None = None,
+    on_step: Callable[[Progress, Scalars], None] | None = None,
+) -> Checkpoint:
+    """Train and save a checkpoint with plain calibration; `model.evaluation` chooses its operating point.
+
+    Args:
+        data: sources of one schema.
+        config: of the run.
+        out: folder of the checkpoint.
+        ranks: this process's place.
+        workers: processes that prepare the data.
+        work: folder of prepared data and of points to resume from; `out / "work"` by default.
+        resume: go on from the last point in `work`.
+        network: sizes that differ from `MambaConfig`'s defaults.
+        settled_samples: when a vehicle's statistics freeze, if not after a day.
+        on_step: told about progress.
+    """
+    work = work or out / "work"
+    prior = prepare(data, work, ranks, workers, settled_samples)
+    torch.manual_seed(config.seed)
+    schema = data.train.schema
+    sizes = MambaConfig(d_input=schema.d_input, n_channels=len(schema.channels), **(network or {}))
+    trainer = Trainer(
+        RiskNetwork(sizes),
+        schema,
+        open_sequences(work / "train"),
+        open_sequences(work / "validation"),
+        config,
+        ranks,
+        work,
+    )
+    if resume:
+        trainer.resume()
+        logger.info("resumed at step %d of %d", trainer.progress.step, config.total_steps)
+    weights = trainer.run(on_step)
+    best = RiskNetwork(sizes)
+    # What is shipped is rounded; everything that is ever said about it is said of the rounded weights.
+    best.load_state_dict({name: tensor.half().float().cpu() for name, tensor in weights.items()})
+    provenance: dict[str, Any] = {
+        "training": asdict(config),
+        "steps": trainer.progress.step,
+        "best_step": trainer.progress.best_step,
+        "history": trainer.progress.history,
+        "processes": ranks.count,
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
+    }
+    checkpoint = Checkpoint(
+        best, schema, prior, Calibration(), warmup_samples=config.warmup_samples, provenance=provenance
+    )
+    if ranks.first:
+        save_checkpoint(checkpoint, out, dtype=torch.float16)
+    ranks.wait()
+    return checkpoint
