@@ -15,6 +15,11 @@ from kernels.scan import SelectiveScan, selective_scan_ref, selective_step
 from kernels.weights import BlockWeights, NetworkWeights
 
 
+# Of the forecast's log scale: a hundredth of a standard deviation is finer than most sensors' steps, and a finer scale
+# would let the next surprise outweigh everything else in training; 20 is wider than any z-score.
+LOG_SCALE_BOUNDS = (-4.6, 3.0)
+
+
 @dataclass(frozen=True, slots=True)
 class RecurrentState:
     """The whole past of a batch of vehicles."""
@@ -126,11 +131,10 @@ def heads(config: MambaConfig, weights: NetworkWeights, x: Tensor) -> NetworkOut
     """Final norm and the two heads on x (..., d_model)."""
     x = rms_norm(x, weights.norm_f, config.norm_eps)
     mean, log_scale = F.linear(x, weights.forecast_head, weights.forecast_head_bias).chunk(2, dim=-1)
-    # Bounds keep a wild input from producing an infinite or zero scale; they are far outside the trained range.
     return NetworkOutput(
         risk_logit=F.linear(x, weights.risk_head, weights.risk_head_bias).squeeze(-1),
         forecast_mean=mean,
-        forecast_log_scale=log_scale.clamp(-7.0, 3.0),
+        forecast_log_scale=log_scale.clamp(*LOG_SCALE_BOUNDS),
     )
 
 

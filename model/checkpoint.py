@@ -88,6 +88,20 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = t
     (folder / "model.json").write_text(json.dumps(text, indent=2) + "\n")
 
 
+def store_calibration(folder: Path, calibration: Calibration) -> None:
+    """Replace the operating point of a checkpoint on disk; weights and fingerprint stay as they are.
+
+    Raises:
+        CheckpointError: there is no readable checkpoint.
+    """
+    file = folder / "model.json"
+    try:
+        text = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"no readable checkpoint in {folder}: {error}") from error
+    file.write_text(json.dumps(text | {"calibration": asdict(calibration)}, indent=2) + "\n")
+
+
 def load_checkpoint(folder: Path = SHIPPED) -> Checkpoint:
     """Read a checkpoint, on the CPU in fp32.
 

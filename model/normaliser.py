@@ -29,7 +29,7 @@ class FleetPrior:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    prior_weight: float = 8_640.0
+    prior_weight: float = 86_400.0
     settled_samples: int = 17_280
 
     def __post_init__(self) -> None:

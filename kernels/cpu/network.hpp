@@ -90,7 +90,7 @@ inline void write_outputs(const Sizes& s, const float* raw, int stride, int rows
   for (int row = 0; row < rows; ++row, raw += stride, out += s.head()) {
     std::memcpy(out, raw, sizeof(float) * s.head());
     for (int i = s.n_channels; i < 2 * s.n_channels; ++i) {  // log scales, bounded as in reference.heads
-      out[i] = raw[i] < -7.0f ? -7.0f : raw[i] > 3.0f ? 3.0f : raw[i];
+      out[i] = raw[i] < -4.6f ? -4.6f : raw[i] > 3.0f ? 3.0f : raw[i];
     }
   }
 }

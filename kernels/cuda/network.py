@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.config import MambaConfig
 from kernels.cuda.causal_conv1d import conv_backward, conv_forward
 from kernels.cuda.selective_scan import DEFAULT_TILING, Operands, ScanTiling, scan_backward, scan_forward
-from kernels.reference import NetworkOutput, RecurrentState
+from kernels.reference import LOG_SCALE_BOUNDS, NetworkOutput, RecurrentState
 from kernels.weights import BlockWeights, NetworkWeights
 
 
@@ -69,7 +69,7 @@ def fused_heads(config: MambaConfig, weights: NetworkWeights, x: Tensor) -> Netw
     weight = torch.cat((weights.risk_head, weights.forecast_head))
     bias = torch.cat((weights.risk_head_bias, weights.forecast_head_bias))
     risk, mean, log_scale = F.linear(x, weight, bias).split((1, config.n_channels, config.n_channels), dim=-1)
-    return NetworkOutput(risk.squeeze(-1), mean, log_scale.clamp(-7.0, 3.0))
+    return NetworkOutput(risk.squeeze(-1), mean, log_scale.clamp(*LOG_SCALE_BOUNDS))
 
 
 def block_scan_cuda(

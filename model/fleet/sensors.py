@@ -122,11 +122,7 @@ def disturb(signals: NDArray[np.float32], config: FleetConfig, rng: np.random.Ge
         for a, b in windows(n, rate * DRIFT_PER_DAY, DAY // 12, DAY, rng):
             slope_k = rng.uniform(0.2, 1.5) * (1 if rng.random() < 0.6 else -1) / 720
             signals[a:b, column] += np.round(np.clip(slope_k * np.arange(b - a), -15, 15) * 2) / 2
-    for a, b in windows(n, rate * GLITCHES_PER_DAY, 1, 6, rng):
-        metres, bearing = np.exp(rng.uniform(np.log(60), np.log(4_000))), rng.uniform(0, 2 * np.pi)
-        signals[a:b, LATITUDE] += metres * np.cos(bearing) / 111_200
-        signals[a:b, LONGITUDE] += metres * np.sin(bearing) / 111_200 / np.cos(np.deg2rad(signals[a, LATITUDE]))
-        signals[a:b, ALTITUDE] += rng.normal(0, 40)
+    glitch_gps(signals, rate * GLITCHES_PER_DAY, rng)
     for a, b in windows(n, rate * NO_FIX_PER_DAY, 4, 180, rng):
         signals[a:b, [LATITUDE, LONGITUDE, ALTITUDE]] = np.nan
     for absent in (CHARGE, MOTOR, BRAKES, *OPTIONAL):
@@ -137,6 +133,15 @@ def disturb(signals: NDArray[np.float32], config: FleetConfig, rng: np.random.Ge
         arrives[a:b] = False
     arrives[0] = True
     return arrives
+
+
+def glitch_gps(signals: NDArray[np.float32], per_day: float, rng: np.random.Generator) -> None:
+    """Move the position in `signals` (n, 10) by 60 m to 4 km for up to half a minute, `per_day` times, in place."""
+    for a, b in windows(signals.shape[0], per_day, 1, 6, rng):
+        metres, bearing = np.exp(rng.uniform(np.log(60), np.log(4_000))), rng.uniform(0, 2 * np.pi)
+        signals[a:b, LATITUDE] += metres * np.cos(bearing) / 111_200
+        signals[a:b, LONGITUDE] += metres * np.sin(bearing) / 111_200 / np.cos(np.deg2rad(signals[a, LATITUDE]))
+        signals[a:b, ALTITUDE] += rng.normal(0, 40)
 
 
 def absent_channels(config: FleetConfig, rng: np.random.Generator) -> list[int]:

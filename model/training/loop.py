@@ -71,6 +71,7 @@ class Trainer:
         self._average = {name: p.detach().clone() for name, p in self.network.state_dict().items()}
         self._best = {name: p.clone() for name, p in self._average.items()}
         self._optimiser = torch.optim.AdamW(parameter_groups(self.network, config), lr=1.0, betas=(0.9, 0.98))
+        self._finite = torch.ones((), dtype=torch.bool, device=ranks.device)  # so far every gradient was
         self._dt_parameters = [p for name, p in self.network.named_parameters() if "dt_proj" in name]
 
     def run(self, on_step: Callable[[Progress, Scalars], None] | None = None) -> dict[str, Tensor]:
@@ -82,9 +83,11 @@ class Trainer:
         started, begun = time.monotonic(), self.progress.step
         while self.progress.step < self.config.total_steps and self.progress.since_best < self.config.patience:
             scalars = self._step()
-            done = self.progress.step - begun
-            if on_step is not None and (done % LOG_EVERY == 0 or self.progress.step == self.config.total_steps):
-                samples = done * self.config.batch * self.config.length * self._ranks.count
+            if any(self._due(n) for n in (LOG_EVERY, self.config.validate_every, self.config.save_every)):
+                self._check_finite()  # first of all: what diverged must not replace the point to resume from
+            if on_step is not None and self._due(LOG_EVERY):
+                done = self.progress.step - begun
+                samples = done * self.config.batch * self._sampler.length * self._ranks.count
                 scalars["samples_per_second"] = samples / (time.monotonic() - started)
                 on_step(self.progress, scalars)
             if self._due(self.config.validate_every):
@@ -96,6 +99,14 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.progress.step % every == 0 or self.progress.step == self.config.total_steps
 
+    def _check_finite(self) -> None:
+        """A look at the device stops it, so this is not done in every step."""
+        if not self._finite:
+            raise TrainingDivergedError(
+                f"a gradient was not finite in step {self.progress.step} or shortly before; train again with a lower "
+                "--learning-rate"
+            )
+
     def _step(self) -> Scalars:
         """One optimiser step."""
         config, step = self.config, self.progress.step
@@ -106,20 +117,17 @@ class Trainer:
         )
         loss, losses = self._losses(output, batch, pretraining=step < config.pretrain_steps)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._ranks.average_gradients(self.network.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
-        if step % LOG_EVERY == 0 and not torch.isfinite(norm):  # a look at the device stops it: not in every step
-            raise TrainingDivergedError(
-                f"gradient norm is {norm.item()} in step {step}; resume with a lower --learning-rate"
-            )
+        self._finite &= torch.isfinite(norm)
         rate = learning_rate(config, step)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
         self._update_average()
         self.progress.step += 1
-        if self.progress.step % LOG_EVERY and self.progress.step != config.total_steps:
+        if not self._due(LOG_EVERY):
             return {}
         dt_norm = math.sqrt(sum(float(p.grad.square().sum()) for p in self._dt_parameters if p.grad is not None))
         scalars = {name: float(value.detach()) for name, value in losses.items()}
@@ -169,12 +177,15 @@ class Trainer:
 
     @torch.no_grad()
     def judge(self, weights: dict[str, Tensor]) -> Scalars:
-        """Risk loss, forecast and AUROC of `weights` on the validation vans, whole histories from their first sample."""
+        """Risk loss and forecast of `weights` on the validation vans, whole histories from their first sample.
+
+        The AUROC is that of this process's share of them, NaN where it has none or none has an event.
+        """
         own = {name: p.clone() for name, p in self.network.state_dict().items()}
         self.network.load_state_dict(weights)
         self.network.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self._ranks.device)
-        logits, labels = [], []
+        logits, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
         mine = list(self._ranks.share(len(self._validation)))
         for start in range(0, len(mine), self.config.batch):
             for output, batch in self._windows(mine[start : start + self.config.batch]):

@@ -1,11 +1,16 @@
 """The processes of one training run: one, or as many as torchrun started."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+WAIT = timedelta(hours=6)  # for the one process that checks and prepares the data
+T = TypeVar("T")
 
 
 class Ranks:
@@ -21,7 +26,7 @@ class Ranks:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
 
     @property
     def first(self) -> bool:
@@ -47,6 +52,14 @@ class Ranks:
         flat = self.sum(torch.cat([g.reshape(-1) for g in gradients])) / self.count
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, in all of them."""
+        if self.count == 1:
+            return make()
+        made = [make() if self.first else None]
+        dist.broadcast_object_list(made)
+        return made[0]  # type: ignore[return-value]  (replaced by the first one's)
 
     def share(self, n: int) -> range:
         """This process's part of `n` things."""

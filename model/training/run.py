@@ -1,7 +1,9 @@
 """A whole training run: data, prior, both stages, and a checkpoint; the operating point is the caller's to choose."""
 
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.dataset import TraceSource, build_sequences, fit_prior, open_sequences
 from model.network import RiskNetwork
 from model.normaliser import FleetPrior
-from model.preprocess import Preprocessor
+from model.preprocess import VERSION, Preprocessor
 from model.scoring import Calibration
 from model.training.config import TrainingConfig
 from model.training.loop import Progress, Scalars, Trainer
@@ -37,17 +39,31 @@ class Data:
 
 def prepare(data: Data, folder: Path, ranks: Ranks, workers: int, settled_samples: int | None = None) -> FleetPrior:
     """Preprocess both parts into `folder` unless they are there; one process does it, the others wait."""
-    if ranks.first and not (folder / "validation" / "vehicles.json").is_file():
+    if ranks.first and prepared(folder) != identity(data, settled_samples):
         prior = fit_prior(data.train, workers=workers)
         if settled_samples is not None:
             prior = replace(prior, settled_samples=settled_samples)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PREPARED).write_text(json.dumps(asdict(prior)))
+        (folder / PREPARED).unlink(missing_ok=True)
         preprocessor = Preprocessor(data.train.schema, prior, NOMINAL_INTERVAL_S)
         for name, source in (("train", data.train), ("validation", data.validation)):
             build_sequences(source, preprocessor, range(len(source)), workers=workers, folder=folder / name)
+        text = json.dumps({"data": identity(data, settled_samples), "prior": asdict(prior)})
+        (folder / PREPARED).write_text(text)  # last: without it the folder is unfinished
     ranks.wait()
-    return FleetPrior.from_json(json.loads((folder / PREPARED).read_text()))
+    return FleetPrior.from_json(json.loads((folder / PREPARED).read_text())["prior"])
+
+
+def identity(data: Data, settled_samples: int | None) -> str:
+    """A digest of what prepared data depend on: the sources' own descriptions and the preprocessing."""
+    return hashlib.sha256(repr((data, settled_samples, VERSION)).encode()).hexdigest()
+
+
+def prepared(folder: Path) -> str | None:
+    """The identity of the data prepared in a folder; None where there are none."""
+    if not (folder / PREPARED).is_file():
+        return None
+    return str(json.loads((folder / PREPARED).read_text()).get("data"))
 
 
 def train(
@@ -76,8 +92,15 @@ def train(
         network: sizes that differ from `MambaConfig`'s defaults.
         settled_samples: when a vehicle's statistics freeze, if not after a day.
         on_step: told about progress.
+
+    Raises:
+        ValueError: `resume`, but the data in `work` are others.
+        TrainingDivergedError: a gradient is not finite.
     """
     work = work or out / "work"
+    if resume and prepared(work) != identity(data, settled_samples):
+        raise ValueError(f"{work} holds nothing of these data to resume from; train without --resume")
+    ranks.wait()  # before anybody changes it
     prior = prepare(data, work, ranks, workers, settled_samples)
     torch.manual_seed(config.seed)
     schema = data.train.schema
@@ -102,7 +125,7 @@ def train(
         "training": asdict(config),
         "steps": trainer.progress.step,
         "best_step": trainer.progress.best_step,
-        "history": trainer.progress.history,
+        "history": [{name: finite_or_none(value) for name, value in entry.items()} for entry in trainer.progress.history],
         "processes": ranks.count,
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
@@ -114,3 +137,8 @@ def train(
         save_checkpoint(checkpoint, out, dtype=torch.float16)
     ranks.wait()
     return checkpoint
+
+
+def finite_or_none(value: float) -> float | None:
+    """NaN, which JSON does not have, as null."""
+    return value if math.isfinite(value) else None

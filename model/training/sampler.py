@@ -58,7 +58,7 @@ class Sampler:
             on_device(array, rows, device) for array in (data.inputs, data.ratio, data.label, data.valid)
         )
         self._lengths = np.array(data.lengths[list(rows)])
-        self._length = min(config.length, int(self._lengths.max()))
+        self.length = min(config.length, int(self._lengths.max()))  # of a window
         self._event_vans = np.flatnonzero((self._label & self._valid).any(dim=1).cpu().numpy())
         self._vans = np.zeros(config.batch, np.int64)
         self._next = np.full(config.batch, -1, np.int64)
@@ -68,14 +68,14 @@ class Sampler:
         """The next window of every lane."""
         fresh = np.zeros(len(self._vans), bool)
         for lane in range(len(self._vans)):
-            if self._next[lane] < 0 or self._next[lane] + self._length > self._lengths[self._vans[lane]]:
+            if self._next[lane] < 0 or self._next[lane] + self.length > self._lengths[self._vans[lane]]:
                 self._start(lane)
                 fresh[lane] = True
         starts = self._next.copy()
-        self._next += self._length
+        self._next += self.length
         inputs, ratio, label, valid = (
             torch.stack(
-                [tensor[van, start : start + self._length] for van, start in zip(self._vans, starts, strict=True)]
+                [tensor[van, start : start + self.length] for van, start in zip(self._vans, starts, strict=True)]
             )
             for tensor in (self._inputs, self._ratio, self._label, self._valid)
         )
@@ -93,11 +93,11 @@ class Sampler:
         """Give the lane another van, from its first sample or from anywhere."""
         from_events = len(self._event_vans) > 0 and self._rng.random() < self._config.event_share
         van = int(self._rng.choice(self._event_vans) if from_events else self._rng.integers(len(self._lengths)))
-        spare = max(int(self._lengths[van]) - self._length, 0)
+        spare = max(int(self._lengths[van]) - self.length, 0)
         first_time = self._next[lane] < 0
         self._vans[lane] = van
         # The first windows of a run start anywhere, later ones at most one window in: lanes must not march in step.
-        self._next[lane] = int(self._rng.integers((spare if first_time else min(spare, self._length)) + 1))
+        self._next[lane] = int(self._rng.integers((spare if first_time else min(spare, self.length)) + 1))
         if self._rng.random() < 0.5 and not first_time:
             self._next[lane] = 0
         self._hidden[lane] = self._rng.random(self._n_channels) < self._dropout

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console(stderr=True)
 
@@ -21,7 +22,7 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        console.print(f"[red]emberwatch:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(CANNOT_ASK) from error
 
 

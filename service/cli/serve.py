@@ -23,6 +23,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     store: Annotated[str | None, typer.Option(help="'embedded', or a redis:// or unix:// URL.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded store.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, reference, cpu or cuda.")] = None,
     *,
     print_settings: Annotated[bool, typer.Option("--print-settings", help="Print every setting and exit.")] = False,
@@ -33,6 +34,7 @@ def serve(
         "port": port,
         "store": store,
         "data_dir": data_dir,
+        "checkpoint": checkpoint,
         "backend": backend,
     }
     with refusing(ValidationError, CheckpointError, BackendUnavailableError, ValueError):

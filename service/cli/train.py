@@ -51,15 +51,21 @@ def train(
 
         if (data is None) != (events is None):
             raise ValueError("--data and --events go together: without events there is nothing to warn of")
+        if channels is not None and data is None:
+            raise ValueError("--channels describes the recordings in --data; a simulated van has its own")
         config = TrainingConfig(
             seed=seed, length=length, batch=batch, pretrain_steps=pretrain_steps, finetune_steps=finetune_steps,
             learning_rate=learning_rate, validate_every=validate_every,
         )  # fmt: skip
         ranks = Ranks()
         logging.basicConfig(level=logging.INFO if ranks.first else logging.ERROR, format="%(asctime)s %(message)s")
-        sources: Data = (
-            simulated(vans, days, seed) if data is None or events is None else recorded(data, events, channels)
-        )
+
+        def open_sources() -> Data:
+            if data is None or events is None:
+                return simulated(vans, days, seed)
+            return recorded(data, events, channels, workers=workers)
+
+        sources = ranks.from_first(open_sources)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not ranks.first) as progress:
             watch = Watch(out / "tensorboard", progress, config) if ranks.first else None
