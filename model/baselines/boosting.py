@@ -1,7 +1,7 @@
 """Gradient boosting on rolling features (LightGBM), and the same learner with the hidden temperatures: the oracle.
 
 Two bags of boosters: one on all features, one on those of the six core channels, which scores a van as long as none of
-the optional signals has been seen. Needs the `train` extra.
+the optional signals has been seen and is averaged in afterwards. Needs the `train` extra.
 """
 
 import json
@@ -52,6 +52,9 @@ SEARCH: tuple[dict[str, Any], ...] = (
     {"num_leaves": 31, "min_data_in_leaf": 200, "feature_fraction": 0.05, "lambda_l2": 30.0},
     {"num_leaves": 15, "min_data_in_leaf": 1_500, "feature_fraction": 0.1, "lambda_l2": 100.0, "extra_trees": True},
 )
+
+
+FULL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Rows(NamedTuple):
@@ -161,6 +164,7 @@ class Boosting:
         self.core_names: tuple[str, ...] = ()
         self.full: list[lightgbm.Booster] = []
         self.core: list[lightgbm.Booster] = []
+        self.full_share = 1.0  # of the margin, once an optional signal has been seen
         self.search: list[dict[str, Any]] = []  # what was tried, with validation AUROC
 
     def fit(self, train: TraceSource, validation: TraceSource, *, seed: int = 0, workers: int = 1) -> None:
@@ -187,11 +191,18 @@ class Boosting:
         for more in range(1, self.config.bag):
             self.full.append(self._boost(rows, judged, everything, best[1], seed + more)[0])
         self.core = [self._boost(rows, judged, core, best[1], seed + i)[0] for i in range(self.config.bag)]
-        for name, boosters, columns in (("full", self.full, everything), ("core", self.core, core)):
-            margin = self._margins(boosters, judged.x[:, columns])
-            auroc = weighted_auroc(margin, judged.label, judged.weight)
-            self.search.append({"chosen": best[1], "boosters": name, "validation_auroc": round(auroc, 5)})
-            logger.info("%s: %s", self.name, self.search[-1])
+        self._choose_share(judged, core)
+
+    def _choose_share(self, judged: Rows, core: Bools) -> None:
+        """Weigh the two bags by the validation AUROC of their sum; with few events all features may be too many."""
+        full, sparse = self._margins(self.full, judged.x), self._margins(self.core, judged.x[:, core])
+        figures = {
+            share: weighted_auroc(share * full + (1.0 - share) * sparse, judged.label, judged.weight)
+            for share in FULL_SHARES
+        }
+        self.full_share = max(figures, key=figures.__getitem__)
+        self.search += [{"full_share": share, "validation_auroc": round(auroc, 5)} for share, auroc in figures.items()]
+        logger.info("%s: validation AUROC by share of the full bag %s", self.name, figures)
 
     def _rows(self, source: TraceSource, seed: int, workers: int, *, hide: bool) -> Rows:
         """Positive minutes and about `negative_minutes` others of a whole fleet."""
@@ -243,13 +254,12 @@ class Boosting:
         x = table.matrix()
         names = list(table.columns)
         full = self._margins(self.full, x)
-        if self.oracle:
-            return held(full, len(trace.ts_ms))
         columns = [names.index(name) for name in self.core_names]
         core = self._margins(self.core, x[:, columns])
         optional = ~np.isnan(trace.signals[:, [COLUMN[name] for name in OPTIONAL_SIGNALS]])
         seen = np.maximum.accumulate(optional.any(axis=1))[::EVERY]
-        return held(np.where(seen, full, core), len(trace.ts_ms))
+        margin = np.where(seen, self.full_share * full + (1.0 - self.full_share) * core, core)
+        return held(margin, len(trace.ts_ms))
 
     def save(self, folder: Path) -> None:
         """Write `baseline.json` and the boosters as LightGBM's own text."""
@@ -264,6 +274,7 @@ class Boosting:
             "config": asdict(self.config),
             "names": self.names,
             "core_names": self.core_names,
+            "full_share": self.full_share,
             "expectations": {target: asdict(expectation) for target, expectation in self.expectations.items()},
             "search": self.search,
         }
@@ -276,7 +287,7 @@ class Boosting:
         loaded = cls(BoostingConfig(**text["config"]), oracle=text["name"] == "oracle")
         loaded.names, loaded.core_names = tuple(text["names"]), tuple(text["core_names"])
         loaded.expectations = {target: Expectation(**fields) for target, fields in text["expectations"].items()}
-        loaded.search = text["search"]
+        loaded.search, loaded.full_share = text["search"], text["full_share"]
         files = [[folder / f"{name}-{i}.txt" for i in range(loaded.config.bag)] for name in ("full", "core")]
         missing = [file.name for of in files for file in of if not file.is_file()]
         if missing:

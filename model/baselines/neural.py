@@ -1,8 +1,8 @@
-"""One training loop and one scorer for the neural baselines: the product's losses, sampling and features, another network.
+"""One training loop and one scorer for the neural baselines: the product's sampler, losses, schedule and averaging.
 
-Forecast first, then risk (focal) and forecast with a label at every instant; truncated backpropagation through time with
-the state carried from segment to segment. The weights with the best validation AUROC are kept. One CUDA device or the
-CPU. Source of truncation: Williams & Peng 1990.
+What differs from `model.training` is the network and that its gradient is cut at the end of a segment while the state is
+carried on (Williams & Peng 1990). The averaged weights with the best validation AUROC are kept. One CUDA device or the
+CPU.
 """
 
 import json
@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kernels import NetworkOutput
-from model.baselines.lanes import LaneConfig, Lanes, Segment, prefetched
 from model.baselines.lstm import LstmConfig, LstmNetwork
 from model.baselines.protocol import BaselineError, Singles
 from model.baselines.selection import weighted_auroc
@@ -30,13 +29,17 @@ from model.checkpoint import load_checkpoint
 from model.dataset import Sequences, Trace, TraceSource, build_sequences, preprocess_traces
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from model.training import focal_loss, forecast_loss
+from model.training.config import TrainingConfig
+from model.training.loop import learning_rate, parameter_groups, risk_loss
+from model.training.losses import forecast_nats, masked_mean
+from model.training.sampler import Batch, Sampler
 
 logger = logging.getLogger(__name__)
 
 State = tuple[Tensor, ...]
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCORE_STRIDE = 12  # of the validation instants
+LOG_EVERY = 25
 NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[Any], nn.Module]]] = {
     "lstm": (LstmConfig, LstmNetwork),
     "transformer": (TransformerConfig, TransformerNetwork),
@@ -53,26 +56,24 @@ class StatefulNetwork(Protocol):
         """Outputs of (lanes, length, d_input) and the next state."""
 
 
+def default_training() -> TrainingConfig:
+    """The product's, in shorter segments of more vans: these networks cannot be trained across two days at once."""
+    return TrainingConfig(length=2_880, batch=128, finetune_steps=1_500, learning_rate=1e-3, validate_every=250)
+
+
 @dataclass(frozen=True, slots=True)
 class NeuralConfig:
-    """One training run."""
+    """One training run.
 
-    lanes: LaneConfig = field(default_factory=LaneConfig)
-    pretrain_steps: int = 300  # forecast only
-    finetune_steps: int = 1_500  # risk and forecast
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0  # of the gradient's norm
-    risk_weight: float = 100.0
-    forecast_weight: float = 0.05
-    focal_gamma: float = 2.0
-    validate_every: int = 250  # steps
+    Raises:
+        BaselineError: an unknown precision.
+    """
+
+    training: TrainingConfig = field(default_factory=default_training)
     validate_vans: int = 60
     # tf32 leaves the LSTM's cell state in fp32: increments over hours would vanish in a half-precision sum.
     precision: str = "tf32"  # on CUDA: fp32, tf32 (matmuls only) or bf16 (autocast); the CPU always computes in fp32
     compile: bool = False  # torch.compile; needs a working compiler
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -88,14 +89,13 @@ def carried(state: State, fresh: Tensor) -> State:
     return tuple(kept)
 
 
-def segment_loss(output: NetworkOutput, segment: Segment, config: NeuralConfig, *, risk: bool) -> tuple[Tensor, Tensor]:
-    """(loss, risk loss per counted instant); the forecast of a segment's last sample is left out."""
-    forecast = forecast_loss(output, segment.z, segment.present)
-    if not risk:
-        return forecast, torch.zeros((), device=forecast.device)
-    focal = focal_loss(output.risk_logit, segment.label.float(), config.focal_gamma) * segment.counted
-    mean = focal.sum() / segment.counted.sum().clamp(min=1)
-    return config.risk_weight * mean + config.forecast_weight * forecast, mean
+def total_loss(output: NetworkOutput, batch: Batch, config: TrainingConfig, *, pretraining: bool) -> Tensor:
+    """The product's loss of either stage."""
+    forecast = masked_mean(forecast_nats(output, batch.z), batch.present[:, 1:])
+    if pretraining:
+        return forecast
+    risk = masked_mean(risk_loss(config, output, batch.label), batch.counted)
+    return config.risk_weight * risk + config.forecast_weight * forecast
 
 
 def autocast(config: NeuralConfig, device: torch.device) -> torch.autocast:
@@ -111,66 +111,79 @@ def train_network(
     config: NeuralConfig,
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Train in place and leave the weights with the best validation AUROC (the last ones without validation vans).
+    """Train in place and leave the averaged weights: the best on validation, or the last without validation vans.
 
     Returns:
-        What was measured: step, losses, samples per second, validation AUROC.
+        What was measured: step, loss, samples per second, validation AUROC.
 
     Raises:
         FloatingPointError: the gradient is no longer finite.
     """
-    torch.manual_seed(config.seed)
+    training = config.training
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
     network.to(device).train()
     forward = cast(StatefulNetwork, torch.compile(network) if config.compile else network)
-    total = config.pretrain_steps + config.finetune_steps
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, total, config.warmup_steps))
-    lanes = Lanes(train, schema, config.lanes)
-    state = cast(StatefulNetwork, network).initial_state(config.lanes.lanes, device)
+    optimiser = torch.optim.AdamW(parameter_groups(network, training), lr=1.0, betas=(0.9, 0.98))
+    sampler = Sampler(schema, train, training, device)
+    state = cast(StatefulNetwork, network).initial_state(training.batch, device)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    best, best_weights = -math.inf, average
     history: list[dict[str, float]] = []
-    best, best_weights = -math.inf, None
     started, seen = time.monotonic(), 0
-    for step, segment in enumerate(prefetched(lanes, total, device)):
-        finetuning = step >= config.pretrain_steps
+    for step in range(training.total_steps):
+        batch = sampler.draw()
         with autocast(config, device):
-            output, state = forward(segment.inputs, segment.ratio, carried(state, segment.fresh))
-        loss, risk = segment_loss(output, segment, config, risk=finetuning)
+            output, state = forward(batch.inputs, batch.ratio, carried(state, batch.fresh))
+        loss = total_loss(output, batch, training, pretraining=step < training.pretrain_steps)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(training, step)
         optimiser.step()
-        schedule.step()
-        seen += segment.ratio.numel()
-        last = step == total - 1
-        if step % 50 == 0 or last:
+        update_average(average, network, training, step)
+        seen += batch.ratio.numel()
+        last = step == training.total_steps - 1
+        if step % LOG_EVERY == 0 or last:
             if not torch.isfinite(norm):
-                raise FloatingPointError(f"gradient norm is {norm.item()} in step {step}")
+                raise FloatingPointError(f"gradient norm is {norm.item()} in step {step}: lower the learning rate")
             rate = seen / (time.monotonic() - started)
-            history.append({"step": step, "loss": loss.item(), "risk": risk.item(), "samples_per_s": round(rate)})
-            logger.info(
-                "step %d/%d loss %.4f risk %.6f gradient %.3f %.0f samples/s",
-                step, total, loss.item(), risk.item(), float(norm), rate,
-            )  # fmt: skip
-        if validation is not None and (last or (finetuning and (step + 1) % config.validate_every == 0)):
+            history.append({"step": step, "loss": loss.item(), "samples_per_second": round(rate)})
+            logger.info("step %d/%d loss %.4f %.0f samples/s", step, training.total_steps, loss.item(), rate)
+        finetuning = step >= training.pretrain_steps
+        if validation is not None and (last or (finetuning and (step + 1) % training.validate_every == 0)):
             paused = time.monotonic()
-            auroc = validation_auroc(network, validation, config, device)
+            auroc = averaged_auroc(network, average, validation, config, device)
             history.append({"step": step, "validation_auroc": auroc})
             logger.info("step %d validation AUROC %.4f", step, auroc)
             if auroc > best:
-                best, best_weights = auroc, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-            network.train()
+                best, best_weights = auroc, {name: value.clone() for name, value in average.items()}
             started += time.monotonic() - paused
-    if best_weights is not None:
-        network.load_state_dict(best_weights)
+    network.load_state_dict(average if validation is None else best_weights)
     return history
 
 
-def rate_factor(step: int, total: int, warmup: int) -> float:
-    """Linear warm-up times a cosine down to a fiftieth."""
-    return min(1.0, (step + 1) / max(warmup, 1)) * (0.02 + 0.98 * math.cos(0.5 * math.pi * step / max(total, 1)) ** 2)
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], network: nn.Module, training: TrainingConfig, step: int) -> None:
+    """Exponential moving average of the weights, in place, with a shorter memory at the start of each stage."""
+    into_stage = step - (training.pretrain_steps if step >= training.pretrain_steps else 0)
+    decay = min(training.average_decay, (1.0 + into_stage) / (10.0 + into_stage))
+    for name, value in network.state_dict().items():
+        average[name].lerp_(value, 1.0 - decay)
+
+
+def averaged_auroc(
+    network: nn.Module, weights: dict[str, Tensor], data: Sequences, config: NeuralConfig, device: torch.device
+) -> float:
+    """Validation AUROC with other weights; the network is left as it was."""
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(weights)
+    auroc = validation_auroc(network, data, config, device)
+    network.load_state_dict(own)
+    network.train()
+    return auroc
 
 
 def validation_auroc(network: nn.Module, data: Sequences, config: NeuralConfig, device: torch.device) -> float:
@@ -200,8 +213,8 @@ def stream_logits(
     forward = cast(StatefulNetwork, network)
     state = forward.initial_state(len(inputs), device)
     out = np.empty(ratio.shape, np.float32)
-    for a in range(0, ratio.shape[1], config.lanes.segment):
-        piece = slice(a, a + config.lanes.segment)
+    for a in range(0, ratio.shape[1], config.training.length):
+        piece = slice(a, a + config.training.length)
         x, r = (torch.from_numpy(np.ascontiguousarray(array[:, piece])).to(device) for array in (inputs, ratio))
         with autocast(config, device):
             output, state = forward(x, r, state)
@@ -235,14 +248,13 @@ class NeuralBaseline:
         schema = self.preprocessor.schema
         make_config, make_network = NETWORKS[name]
         self.sizes = make_config(d_input=schema.d_input, n_channels=len(schema.channels), **(sizes or {}))
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(self.config.training.seed)
         self.network = make_network(self.sizes)
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: TraceSource, validation: TraceSource, *, seed: int = 0, workers: int = 1) -> None:
         """Make and preprocess all vans of both fleets, then `fit_sequences`."""
-        lanes = replace(self.config.lanes, seed=seed)
-        self.config = replace(self.config, seed=seed, lanes=lanes)
+        self.config = replace(self.config, training=replace(self.config.training, seed=seed))
         sequences = [
             build_sequences(source, self.preprocessor, range(len(source)), workers=workers, folder=None)
             for source in (train, validation)
@@ -251,7 +263,7 @@ class NeuralBaseline:
 
     def fit_sequences(self, train: Sequences, validation: Sequences | None) -> None:
         """Train on prebuilt sequences; the weights are then rounded to half precision, as they are saved."""
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(self.config.training.seed)
         self.network = NETWORKS[self.name][1](self.sizes)
         schema = self.preprocessor.schema
         self.history = train_network(self.network, schema, train, validation, self.config, self.device)
@@ -300,7 +312,7 @@ class NeuralBaseline:
             FleetPrior.from_json(text["normaliser"]),
             text["nominal_interval_s"],
         )
-        config = NeuralConfig(**{**text["config"], "lanes": LaneConfig(**text["config"]["lanes"])})
+        config = NeuralConfig(**{**text["config"], "training": TrainingConfig(**text["config"]["training"])})
         sizes = {k: v for k, v in text["sizes"].items() if k not in {"d_input", "n_channels"}}
         loaded = cls(text["name"], preprocessor=preprocessor, config=config, device=device, sizes=sizes)
         weights = load_file(folder / "baseline.safetensors")

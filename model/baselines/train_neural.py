@@ -11,12 +11,16 @@ from pathlib import Path
 
 import torch
 
-from model.baselines.lanes import LaneConfig
-from model.baselines.neural import NETWORKS, PRECISIONS, NeuralBaseline, NeuralConfig
+from model.baselines.neural import NETWORKS, PRECISIONS, NeuralBaseline, NeuralConfig, default_training
 from model.checkpoint import SHIPPED, load_checkpoint
 from model.dataset import open_sequences
 
 logger = logging.getLogger(__name__)
+
+# Settings of the training that the command line takes.
+TUNABLE = (
+    "length", "batch", "pretrain_steps", "finetune_steps", "learning_rate", "warmup_steps", "validate_every", "seed",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,12 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="whose preprocessing the sequences had")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 for the transformer, tf32 for the LSTM")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    lanes, defaults = LaneConfig(), NeuralConfig()
-    for name in ("lanes", "segment", "stretch"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(lanes, name), help=" ")
-    for name in ("pretrain_steps", "finetune_steps", "learning_rate", "warmup_steps", "validate_every", "seed"):
-        value = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=" ")
+    training = default_training()
+    for setting in TUNABLE:
+        value = getattr(training, setting)
+        parser.add_argument(f"--{setting.replace('_', '-')}", type=type(value), default=value, help=" ")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     name, out = options.pop("name"), options.pop("out")
@@ -42,9 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.pop("validation")
     validation = open_sequences(folder) if folder else None
     preprocessor = load_checkpoint(options.pop("checkpoint")).preprocessor()
-    lanes = replace(lanes, seed=options["seed"], **{key: options.pop(key) for key in ("lanes", "segment", "stretch")})
-    options["precision"] = options["precision"] or ("bf16" if name == "transformer" else "tf32")
-    baseline = NeuralBaseline(name, preprocessor=preprocessor, config=NeuralConfig(lanes=lanes, **options))
+    precision = options["precision"] or ("bf16" if name == "transformer" else "tf32")
+    training = replace(training, **{setting: options[setting] for setting in TUNABLE})
+    config = NeuralConfig(training, precision=precision, compile=options["compile"])
+    baseline = NeuralBaseline(name, preprocessor=preprocessor, config=config)
     parameters = sum(p.numel() for p in baseline.network.parameters())
     logger.info("%s with %d parameters on %s", name, parameters, baseline.device)
     baseline.fit_sequences(train, validation)

@@ -279,7 +279,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * math.cos(0.5 * math.pi * step / config.total_steps) ** 2)
 
 
-def parameter_groups(network: RiskNetwork, config: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices decay; A_log, D, biases, norms and convolutions do not."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []

@@ -10,21 +10,23 @@ from numpy.typing import NDArray
 
 from model.baselines import NAMES, Baseline, BaselineError, load, make
 from model.baselines.boosting import BoostingConfig
-from model.baselines.lanes import LaneConfig
 from model.baselines.neural import NeuralConfig
 from model.baselines.selection import weighted_auroc
 from model.channels import VAN_SCHEMA
 from model.dataset import fit_prior
 from model.preprocess import Preprocessor
+from model.training.config import TrainingConfig
 
 from .toy_fleet import ToyFleet, cut_short, without
 
 TRAIN, VALIDATION, TEST = ToyFleet(seed=1), ToyFleet(4, seed=2), ToyFleet(4, seed=3)
 OPTIONAL = ("pack_current", "pack_temperature", "ambient_temperature")
-LANES = LaneConfig(lanes=8, segment=250, stretch=3_000)
 NEURAL = NeuralConfig(
-    lanes=LANES, pretrain_steps=4, finetune_steps=150, learning_rate=1e-2, warmup_steps=5, validate_every=50
-)
+    TrainingConfig(
+        length=250, batch=8, pretrain_steps=4, finetune_steps=150, learning_rate=1e-2, warmup_steps=5,
+        validate_every=50, average_decay=0.9,
+    )
+)  # fmt: skip
 SIZES = {"lstm": {"d_hidden": 16}, "transformer": {"d_model": 16, "n_layer": 2, "n_head": 2, "window": 64}}
 
 

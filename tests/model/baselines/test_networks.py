@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.baselines.lanes import LaneConfig, Lanes
 from model.baselines.lstm import LstmConfig, LstmNetwork
 from model.baselines.neural import NeuralBaseline, NeuralConfig, carried
 from model.baselines.protocol import BaselineError
@@ -16,7 +15,7 @@ from model.baselines.train_neural import main
 from model.baselines.transformer import TransformerConfig, TransformerNetwork, banded_attention, rotated
 from model.channels import VAN_SCHEMA
 from model.checkpoint import load_checkpoint
-from model.dataset import Sequences, build_sequences, preprocess_traces
+from model.dataset import build_sequences
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
 
@@ -41,13 +40,6 @@ def toy_input(lanes: int, length: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(lanes, length, VAN_SCHEMA.d_input, generator=generator)
     return inputs, 0.5 + torch.rand(lanes, length, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def sequences() -> Sequences:
-    """Four toy vans, the last one short."""
-    fleet = ToyFleet(4, length=1_500)
-    return preprocess_traces(PREPROCESSOR, [fleet.trace(i) for i in range(4)])
 
 
 @pytest.mark.parametrize("pieces", [[40], [1] * 40, [7, 8, 1, 24], [16, 24], [3, 37]])
@@ -111,57 +103,6 @@ def test_the_full_sizes_are_as_documented() -> None:
     assert 1.15e6 < sizes["transformer"] < 1.25e6
 
 
-def test_lanes_carry_on_where_they_stopped(sequences: Sequences) -> None:
-    """Segments of a lane follow each other in its van until the stretch is over, and then start anew elsewhere."""
-    lanes = Lanes(sequences, VAN_SCHEMA, LaneConfig(lanes=4, segment=100, stretch=300, hide_probability=0.0))
-    before = lanes.draw()
-    assert before.fresh.all()
-    followed = 0
-    for _ in range(12):
-        van, stop = lanes._van.copy(), lanes._position.copy()
-        segment = lanes.draw()
-        for lane in np.flatnonzero(~segment.fresh.numpy()).tolist():
-            a = int(stop[lane])
-            expected = sequences.inputs[van[lane], a : min(a + 100, int(lanes._stop[lane]))]
-            np.testing.assert_array_equal(segment.inputs[lane, : len(expected)].numpy(), expected)
-            followed += 1
-    assert followed > 20
-
-
-def test_every_other_lane_plays_vans_with_an_event(sequences: Sequences) -> None:
-    """Even lanes draw from the eventful vans only."""
-    lanes = Lanes(sequences, VAN_SCHEMA, LaneConfig(lanes=8, segment=100, stretch=200))
-    eventful = {i for i in range(4) if (sequences.label[i] & sequences.valid[i]).any()}
-    assert 0 < len(eventful) < 4
-    played = set()
-    for _ in range(10):
-        lanes.draw()
-        played |= set(lanes._van[1::2].tolist())
-        assert set(lanes._van[::2].tolist()) <= eventful
-    assert played == {0, 1, 2, 3}
-
-
-def test_hidden_channels_are_still_forecast(sequences: Sequences) -> None:
-    """A hidden channel is zero with its present bit off in the inputs, and what the forecast is about stays."""
-    segment = Lanes(sequences, VAN_SCHEMA, LaneConfig(lanes=2, segment=50, stretch=50, hide_probability=1.0)).draw()
-    for i, channel in enumerate(VAN_SCHEMA.channels):
-        values, bits = segment.inputs[:, :, i], segment.inputs[:, :, N_CHANNELS + i] > 0.5
-        if channel.core:
-            assert torch.equal(values, segment.z[:, :, i])
-            assert torch.equal(bits, segment.present[:, :, i])
-        else:
-            assert not values.any()
-            assert not bits.any()
-            assert segment.present[:, :, i].any()
-
-
-def test_the_first_samples_of_a_stretch_are_not_counted(sequences: Sequences) -> None:
-    """Nothing is asked of a network that has seen less than the warm-up."""
-    segment = Lanes(sequences, VAN_SCHEMA, LaneConfig(lanes=3, segment=200, stretch=200, warmup_samples=60)).draw()
-    assert not segment.counted[:, :60].any()
-    assert segment.counted[:, 60:].any()
-
-
 def test_an_unknown_precision_is_refused() -> None:
     """The message lists the known ones."""
     with pytest.raises(BaselineError, match="fp32, tf32, bf16"):
@@ -175,7 +116,7 @@ def test_the_command_trains_from_a_folder(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         build_sequences(fleet, preprocessor, range(4), workers=1, folder=tmp_path / split)
     folders = {"--train": tmp_path / "train", "--validation": tmp_path / "validation", "--out": tmp_path / "out"}
-    numbers = {"--lanes": 2, "--segment": 200, "--stretch": 400, "--validate-every": 1}
+    numbers = {"--batch": 2, "--length": 200, "--validate-every": 1}
     steps = {"--pretrain-steps": 1, "--finetune-steps": 2}
     main(["--name", "lstm", *(str(word) for pair in (folders | numbers | steps).items() for word in pair)])
     loaded = NeuralBaseline.load(tmp_path / "out", torch.device("cpu"))
