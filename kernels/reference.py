@@ -14,7 +14,6 @@ from kernels.config import MambaConfig
 from kernels.scan import SelectiveScan, selective_scan_ref, selective_step
 from kernels.weights import BlockWeights, NetworkWeights
 
-
 # Of the forecast's log scale: a hundredth of a standard deviation is finer than most sensors' steps, and a finer scale
 # would let the next surprise outweigh everything else in training; 20 is wider than any z-score.
 LOG_SCALE_BOUNDS = (-4.6, 3.0)

@@ -18,8 +18,9 @@ from model.baselines.expectation import TARGETS, Expectation, fit_expectation, l
 from model.baselines.minute_chunks import EVERY, SERIES, chunk_series, held
 from model.baselines.protocol import COLUMN, OPTIONAL_SIGNALS, BaselineError, Bools, Floats, Singles
 from model.baselines.rolling_features import Table, add_hidden, rolling_features
-from model.baselines.selection import over_fleet, spread, weighted_auroc
+from model.baselines.selection import over_fleet, spread
 from model.dataset import Trace, TraceSource
+from model.evaluation.exact import weighted_auroc
 from model.fleet import VehicleTrace
 
 logger = logging.getLogger(__name__)

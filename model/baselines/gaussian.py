@@ -17,9 +17,10 @@ import numpy as np
 
 from model.baselines.minute_chunks import EVERY, SERIES, Chunks, chunk_series, held
 from model.baselines.protocol import BaselineError, Bools, Floats, Singles
-from model.baselines.selection import TUNING_STRIDE, over_fleet, spread, weighted_auroc
+from model.baselines.selection import TUNING_STRIDE, over_fleet, spread
 from model.baselines.windows import window_mean
 from model.dataset import Trace, TraceSource
+from model.evaluation.exact import weighted_auroc
 from model.jit import compiled, entry_point
 
 logger = logging.getLogger(__name__)

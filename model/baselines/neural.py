@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from kernels import NetworkOutput
 from model.baselines.lstm import LstmConfig, LstmNetwork
 from model.baselines.protocol import BaselineError, Singles
-from model.baselines.selection import weighted_auroc
 from model.baselines.transformer import TransformerConfig, TransformerNetwork
 from model.channels import ChannelSchema
 from model.checkpoint import load_checkpoint
 from model.dataset import Sequences, Trace, TraceSource, build_sequences, preprocess_traces
+from model.evaluation.exact import weighted_auroc
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
 from model.training.config import TrainingConfig

@@ -1,37 +1,16 @@
-"""How baselines are tuned: scores of a whole fleet at a few instants of each van, and the AUROC over them."""
+"""How baselines are tuned: a whole fleet, reduced van by van to a few instants of each."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.baselines.protocol import Bools
 from model.dataset import Trace, TraceSource, processes, run_all
 
 Result = TypeVar("Result")
 
 TUNING_STRIDE = 60  # every five minutes: neighbours say the same
-
-
-def weighted_auroc(score: NDArray[np.floating], label: Bools, weight: NDArray[np.floating] | None = None) -> float:
-    """Area under the receiver operating characteristic, ties counted half; NaN without both classes.
-
-    Args:
-        score: (n,) monotone in risk, finite.
-        label: (n,).
-        weight: (n,) how many instants each stands for; one each when None.
-    """
-    weight = np.ones(len(score)) if weight is None else weight.astype(np.float64)
-    _, rank = np.unique(score, return_inverse=True)
-    positive = np.bincount(rank, weight * label)
-    negative = np.bincount(rank, weight * ~label)
-    if positive.sum() == 0 or negative.sum() == 0:
-        return math.nan
-    below = np.cumsum(negative) - 0.5 * negative
-    return float((positive * below).sum() / positive.sum() / negative.sum())
 
 
 def spread(n_vehicles: int, most: int) -> list[int]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from model.baselines.protocol import COLUMN, Bools, Floats, Millis, Singles
-from model.baselines.selection import TUNING_STRIDE, over_fleet, spread, weighted_auroc
+from model.baselines.selection import TUNING_STRIDE, over_fleet, spread
 from model.dataset import Trace, TraceSource
+from model.evaluation.exact import weighted_auroc
 from model.jit import entry_point
 
 logger = logging.getLogger(__name__)

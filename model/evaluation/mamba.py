@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from kernels import BackendUnavailableError, RecurrentState, choose_backend, training_forward
 from model.checkpoint import Checkpoint
 from model.dataset import preprocess_traces
-from model.fleet import VehicleTrace
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class MambaScorer:
         return self._checkpoint.fingerprint()
 
     @torch.inference_mode()
-    def score(self, traces: Sequence[VehicleTrace]) -> list[Singles]:
+    def score(self, traces: Sequence[Trace]) -> list[Singles]:
         """See `Scorer.score`."""
         features = preprocess_traces(self._preprocessor, traces)
         inputs, ratio = torch.from_numpy(features.inputs), torch.from_numpy(features.ratio)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fleet import VehicleTrace
+from model.dataset import Trace
 
 Singles = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -50,7 +50,7 @@ class ScoredVan:
         )
 
 
-def scored(trace: VehicleTrace, score: Singles) -> ScoredVan:
+def scored(trace: Trace, score: Singles) -> ScoredVan:
     """A trace with its scores (length,)."""
     return ScoredVan(
         vehicle_id=trace.vehicle_id,

@@ -23,7 +23,7 @@ class TrainingConfig:
     risk_loss: str = "focal"  # or "bce"
     focal_gamma: float = 2.0
     risk_weight: float = 100.0  # instants are rarely positive, so the mean risk loss is small
-    forecast_weight: float = 0.05  # beside the risk loss
+    forecast_weight: float = 0.2  # beside the risk loss
     channel_dropout: float = 0.3  # probability that an optional channel is hidden from a lane while it follows a van
     core_dropout: float = 0.04  # the same of a core channel
     event_share: float = 0.5  # of the sequences come from vans that have an event

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kernels import NetworkOutput, RecurrentState, TrainingForward, training_forward
 from model.channels import ChannelSchema
 from model.dataset import Sequences
-from model.evaluation import auroc
+from model.evaluation.exact import weighted_auroc
 from model.network import RiskNetwork
 from model.training.config import TrainingConfig
 from model.training.losses import focal_loss, forecast_nats, masked_mean
@@ -201,7 +201,7 @@ class Trainer:
         return {
             "validation_risk": float(sums[0] / sums[1].clamp(min=1)),
             "validation_forecast": float(sums[2] / sums[3].clamp(min=1)),
-            "validation_auroc": auroc(torch.cat(logits).numpy(), torch.cat(labels).numpy()),
+            "validation_auroc": weighted_auroc(torch.cat(logits).numpy(), torch.cat(labels).numpy()),
         }
 
     def _windows(self, vans: list[int]) -> Iterator[tuple[NetworkOutput, Batch]]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from model.baselines import NAMES, Baseline, BaselineError, load, make
 from model.baselines.boosting import BoostingConfig
 from model.baselines.neural import NeuralConfig
-from model.baselines.selection import weighted_auroc
 from model.channels import VAN_SCHEMA
 from model.dataset import fit_prior
+from model.evaluation.exact import weighted_auroc
 from model.preprocess import Preprocessor
 from model.training.config import TrainingConfig
 

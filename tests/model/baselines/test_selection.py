@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from model.baselines.selection import spread, weighted_auroc
+from model.baselines.selection import spread
+from model.evaluation.exact import weighted_auroc
 
 
 def test_weighted_auroc_counts_every_pair() -> None:
