@@ -138,7 +138,7 @@ def train_network(
             output, state = forward(batch.inputs, batch.ratio, carried(state, batch.fresh))
         loss = total_loss(output, batch, training, pretraining=step < training.pretrain_steps)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(training, step)

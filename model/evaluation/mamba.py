@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kernels import BackendUnavailableError, RecurrentState, choose_backend, training_forward
 from model.checkpoint import Checkpoint
-from model.dataset import preprocess_traces
+from model.dataset import Trace, preprocess_traces
 
 logger = logging.getLogger(__name__)
 
