@@ -1,7 +1,8 @@
 """Causal rolling features of one van, once a minute, for gradient boosting.
 
 Windows, averages and references of every signal; how much warmer the van is than its load explains (expectation.py);
-what it was at this time yesterday and how it differs from its own past. Position is left out: a depot is no symptom.
+how it differs from this time yesterday and from its own past. Position, the age of the trace and what is constant of a
+van are left out: they tell the few training vans with an event from the others, and are no symptom.
 """
 
 from collections.abc import Mapping
@@ -113,7 +114,6 @@ def add_clock(table: Table, trace: Trace, chunks: Chunks) -> Bools:
     longitude = held_readings(trace.signals[::EVERY, COLUMN["longitude"]])
     hour = (end / HOUR + np.nan_to_num(longitude) / 15.0) % 24.0
     table.add("hour", hour)
-    table.add("hours_of_trace", (end - end[0]) / HOUR)
     speed = chunks.mean[:, SERIES.index("speed")]
     driving = np.nan_to_num(speed) > 1.0
     moved = minutes_since(end, driving)
@@ -121,7 +121,6 @@ def add_clock(table: Table, trace: Trace, chunks: Chunks) -> Bools:
     rested = np.concatenate(([True], ~(moved[:-1] < REST_MIN)))
     starts = driving & rested
     table.add("minutes_since_drive_start", minutes_since(end, starts))
-    table.add("drives_in_a_day", window_mean(end, starts.astype(np.float64), np.ones(len(end)), DAY))
     charge = chunks.mean[:, SERIES.index("state_of_charge")]
     table.add("charge_at_drive_start", value_at_start(charge, starts))
     table.add("charge_used_since_start", value_at_start(charge, starts) - charge)
@@ -168,12 +167,10 @@ def add_own_past(table: Table, name: str, values: Floats, driving: Bools, *, opt
     usual = running_mean(values, driving)
     settled = value_before(end, usual, DAY)
     made = {
-        "yesterday": yesterday,
         "over_yesterday": recent - yesterday,
         "day_high_over_day_before": today_high - value_before(end, today_high, DAY),
         "over_highest_before": recent - value_before(end, running_max(values), 180.0),
         "over_usual_drive": recent - settled,
-        "usual_drive": settled,
         "day_drive_over_usual": window_mean(end, values, (driving & ~np.isnan(values)).astype(np.float64), DAY)
         - settled,
     }
