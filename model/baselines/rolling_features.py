@@ -27,6 +27,7 @@ from model.baselines.windows import (
 )
 from model.dataset import Trace
 from model.fleet import TRUE_TEMPERATURES, VehicleTrace
+from model.fleet.limits import HOT_CELL_LIMIT_C, INVERTER_LIMIT_C, MOTOR_WINDING_LIMIT_C
 
 HOUR, DAY = 60.0, 1_440.0
 WINDOWS_MIN = (10.0, 60.0, 360.0, 1_440.0)
@@ -40,8 +41,8 @@ RELAXED = ("force_sq", "power", "speed_sq", "current_sq", "charge_current")
 RELAXED_MIN = (4.0, 15.0, 45.0, 150.0, 480.0)
 AVERAGED = ("motor", "pack", "speed", "ambient")
 AVERAGED_MIN = (5.0, 20.0, 90.0, 720.0)
-# Hidden temperatures and their limits, for the oracle (model.fleet.limits).
-LIMITS_C = {"hot_cell": 45.0, "motor_winding": 125.0, "inverter": 76.0}
+# Hidden temperatures and their limits, for the oracle.
+LIMITS_C = {"hot_cell": HOT_CELL_LIMIT_C, "motor_winding": MOTOR_WINDING_LIMIT_C, "inverter": INVERTER_LIMIT_C}
 REST_MIN = 10.0  # a drive begins after at least so long a stop
 FAST_CHARGE_PERCENT_PER_HOUR = 25.0
 
