@@ -25,7 +25,7 @@ HOLD_MS = 600_000  # a reading older than ten minutes is no reading
 ABSENT = -20.0  # score where neither temperature is known: below anything that was measured
 TUNING_VEHICLES = 240
 SMOOTHING_S = (0.0, 60.0, 300.0, 900.0)
-PACK_LIMITS_C = tuple(np.arange(25.0, 50.1, 2.5).tolist())
+PACK_LIMITS_C = tuple(np.arange(25.0, 60.1, 2.5).tolist())
 PACK_SCALES_K = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
