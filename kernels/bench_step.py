@@ -113,7 +113,7 @@ def on_layers(weights: NetworkWeights, inputs: Inputs, *, compiled: bool) -> Cal
             conv[layer].copy_(new_conv)
             ssm[layer].copy_(new_ssm)
             x = x + y
-        return heads(CONFIG, fp32, x)
+        return heads(CONFIG, fp32, x, inputs.features)
 
     return torch.compile(step, dynamic=False) if compiled else step
 

@@ -11,7 +11,7 @@ class MambaConfig:
         ValueError: a size is not positive.
     """
 
-    d_input: int  # width of one preprocessed sample
+    d_input: int  # width of one preprocessed sample; its first n_channels are the held z-scores
     n_channels: int  # channels that the forecast head predicts
     d_model: int = 128  # width of the residual stream
     n_layer: int = 4  # residual Mamba-1 blocks
@@ -27,6 +27,8 @@ class MambaConfig:
         for field in fields(self):
             if getattr(self, field.name) <= 0:
                 raise ValueError(f"{field.name} must be positive, got {getattr(self, field.name)}")
+        if self.d_input < self.n_channels:
+            raise ValueError(f"d_input {self.d_input} cannot hold the z-scores of {self.n_channels} channels")
 
     @property
     def d_inner(self) -> int:

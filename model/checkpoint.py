@@ -21,7 +21,7 @@ from model.preprocess import VERSION as PREPROCESSING
 from model.preprocess import Preprocessor
 from model.scoring import Calibration
 
-FORMAT = 1
+FORMAT = 2  # 2: the forecast is of the difference to the held z-scores
 SHIPPED = Path(__file__).parent / "weights"
 
 

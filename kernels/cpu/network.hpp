@@ -86,11 +86,12 @@ inline void advance_layer(const Network& network, const Batch& batch, int layer,
   multiply<Store::kAdd>(block.out_proj, {at.y, inner, at.x, model}, of.rows);  // the residual
 }
 
-inline void write_outputs(const Sizes& s, const float* raw, int stride, int rows, float* out) {
-  for (int row = 0; row < rows; ++row, raw += stride, out += s.head()) {
+inline void write_outputs(const Sizes& s, const float* features, const float* raw, int stride, int rows, float* out) {
+  for (int row = 0; row < rows; ++row, raw += stride, features += s.d_input, out += s.head()) {
     std::memcpy(out, raw, sizeof(float) * s.head());
+    for (int i = 0; i < s.n_channels; ++i) out[i] += features[i];  // the forecast starts from the held z-scores
     for (int i = s.n_channels; i < 2 * s.n_channels; ++i) {  // log scales, bounded as in reference.heads
-      out[i] = raw[i] < -4.6f ? -4.6f : raw[i] > 3.0f ? 3.0f : raw[i];
+      out[i] = raw[i] < -5.6f ? -5.6f : raw[i] > 3.0f ? 3.0f : raw[i];
     }
   }
 }
@@ -109,7 +110,7 @@ inline void advance(const Network& network, const Batch& batch, std::int64_t veh
   for (int layer = 0; layer < s.n_layer; ++layer) advance_layer(network, batch, layer, of, at);
   for (int row = 0; row < rows; ++row) rms_norm(s, at.x + row * model, at.x + row * model);
   multiply(network.heads, {at.x, model, at.normed, head}, rows);
-  write_outputs(s, at.normed, head, rows, batch.out + first_row * s.head());
+  write_outputs(s, batch.features + first_row * s.d_input, at.normed, head, rows, batch.out + first_row * s.head());
 }
 
 }  // namespace emberwatch::EMBERWATCH_ISA

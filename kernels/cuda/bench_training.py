@@ -283,7 +283,7 @@ class MambaSsmNetwork(torch.nn.Module):
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 y = mixer(normed)
             x = x + y
-        return fused_heads(CONFIG, self.weights, x)
+        return fused_heads(CONFIG, self.weights, x, features)
 
 
 def training_steps(batch: int, length: int) -> Iterator[tuple[str, Callable[[], object]]]:

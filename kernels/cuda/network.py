@@ -60,15 +60,18 @@ def network_scan_cuda(
             x = x + y
             conv.append(conv_state)
             ssm.append(ssm_state)
-        return fused_heads(config, weights, x), RecurrentState(torch.stack(conv, dim=1), torch.stack(ssm, dim=1))
+        return fused_heads(config, weights, x, features), RecurrentState(
+            torch.stack(conv, dim=1), torch.stack(ssm, dim=1)
+        )
 
 
-def fused_heads(config: MambaConfig, weights: NetworkWeights, x: Tensor) -> NetworkOutput:
+def fused_heads(config: MambaConfig, weights: NetworkWeights, x: Tensor, features: Tensor) -> NetworkOutput:
     """`kernels.reference.heads` with torch's fused norm and both heads in one product."""
     x = F.rms_norm(x, (config.d_model,), weights.norm_f, config.norm_eps)
     weight = torch.cat((weights.risk_head, weights.forecast_head))
     bias = torch.cat((weights.risk_head_bias, weights.forecast_head_bias))
     risk, mean, log_scale = F.linear(x, weight, bias).split((1, config.n_channels, config.n_channels), dim=-1)
+    mean = features[..., : config.n_channels] + mean
     return NetworkOutput(risk.squeeze(-1), mean, log_scale.clamp(*LOG_SCALE_BOUNDS))
 
 

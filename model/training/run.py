@@ -5,12 +5,13 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kernels import MambaConfig
 from model.checkpoint import Checkpoint, save_checkpoint
@@ -37,26 +38,27 @@ class Data:
     validation: TraceSource
 
 
-def prepare(data: Data, folder: Path, ranks: Ranks, workers: int, settled_samples: int | None = None) -> FleetPrior:
-    """Preprocess both parts into `folder` unless they are there; one process does it, the others wait."""
-    if ranks.first and prepared(folder) != identity(data, settled_samples):
-        prior = fit_prior(data.train, workers=workers)
-        if settled_samples is not None:
-            prior = replace(prior, settled_samples=settled_samples)
+def prepare(data: Data, folder: Path, ranks: Ranks, workers: int, prior: FleetPrior | None = None) -> FleetPrior:
+    """Preprocess both parts into `folder` unless they are there; one process does it, the others wait.
+
+    Without a prior it is fitted to the training vehicles.
+    """
+    if ranks.first and prepared(folder) != identity(data, prior):
+        fitted = prior or fit_prior(data.train, workers=workers)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PREPARED).unlink(missing_ok=True)
-        preprocessor = Preprocessor(data.train.schema, prior, NOMINAL_INTERVAL_S)
+        preprocessor = Preprocessor(data.train.schema, fitted, NOMINAL_INTERVAL_S)
         for name, source in (("train", data.train), ("validation", data.validation)):
             build_sequences(source, preprocessor, range(len(source)), workers=workers, folder=folder / name)
-        text = json.dumps({"data": identity(data, settled_samples), "prior": asdict(prior)})
+        text = json.dumps({"data": identity(data, prior), "prior": asdict(fitted)})
         (folder / PREPARED).write_text(text)  # last: without it the folder is unfinished
     ranks.wait()
     return FleetPrior.from_json(json.loads((folder / PREPARED).read_text())["prior"])
 
 
-def identity(data: Data, settled_samples: int | None) -> str:
+def identity(data: Data, prior: FleetPrior | None) -> str:
     """A digest of what prepared data depend on: the sources' own descriptions and the preprocessing."""
-    return hashlib.sha256(repr((data, settled_samples, VERSION)).encode()).hexdigest()
+    return hashlib.sha256(repr((data, prior, VERSION)).encode()).hexdigest()
 
 
 def prepared(folder: Path) -> str | None:
@@ -76,7 +78,8 @@ def train(
     work: Path | None = None,
     resume: bool = False,
     network: dict[str, int] | None = None,
-    settled_samples: int | None = None,
+    prior: FleetPrior | None = None,
+    start: dict[str, Tensor] | None = None,
     on_step: Callable[[Progress, Scalars], None] | None = None,
 ) -> Checkpoint:
     """Train and save a checkpoint with plain calibration; `model.evaluation` chooses its operating point.
@@ -90,7 +93,8 @@ def train(
         work: folder of prepared data and of points to resume from; `out / "work"` by default.
         resume: go on from the last point in `work`.
         network: sizes that differ from `MambaConfig`'s defaults.
-        settled_samples: when a vehicle's statistics freeze, if not after a day.
+        prior: of the vehicles' statistics, if not fitted to the training vehicles.
+        start: weights to start from instead of random ones, of a network of the same sizes.
         on_step: told about progress.
 
     Raises:
@@ -98,15 +102,18 @@ def train(
         TrainingDivergedError: a gradient is not finite.
     """
     work = work or out / "work"
-    if resume and prepared(work) != identity(data, settled_samples):
+    if resume and prepared(work) != identity(data, prior):
         raise ValueError(f"{work} holds nothing of these data to resume from; train without --resume")
     ranks.wait()  # before anybody changes it
-    prior = prepare(data, work, ranks, workers, settled_samples)
+    prior = prepare(data, work, ranks, workers, prior)
     torch.manual_seed(config.seed)
     schema = data.train.schema
     sizes = MambaConfig(d_input=schema.d_input, n_channels=len(schema.channels), **(network or {}))
+    initial = RiskNetwork(sizes)
+    if start is not None:
+        initial.load_state_dict(start)
     trainer = Trainer(
-        RiskNetwork(sizes),
+        initial,
         schema,
         open_sequences(work / "train"),
         open_sequences(work / "validation"),

@@ -35,6 +35,9 @@ def train(
     d_state: Annotated[int, typer.Option(min=1, help="State size per inner channel.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the data.")] = 2,
     *,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights to start from, of the same sizes and channels.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved point.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -43,6 +46,7 @@ def train(
     Several GPUs: `torchrun --nproc-per-node 2 --no-python emberwatch train --out ...`.
     """
     with refusing(ValueError, OSError, ArithmeticError), simulator_extra():
+        from model.checkpoint import load_checkpoint  # noqa: PLC0415  (slow to import)
         from model.training import Ranks, TrainingConfig  # noqa: PLC0415  (an extra)
         from model.training.finish import finish  # noqa: PLC0415  (an extra)
         from model.training.run import Data  # noqa: PLC0415  (an extra)
@@ -67,12 +71,15 @@ def train(
             return recorded(data, events, channels, workers=workers)
 
         sources = ranks.from_first(open_sources)
+        first = load_checkpoint(start_from) if start_from is not None else None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not ranks.first) as progress:
             watch = Watch(out / "tensorboard", progress, config) if ranks.first else None
             checkpoint = run(
                 sources, config, out, ranks=ranks, workers=workers, resume=resume, on_step=watch,
                 network={"d_model": d_model, "n_layer": n_layer, "d_state": d_state},
+                prior=first.prior if first is not None else None,
+                start=first.network.state_dict() if first is not None else None,
             )  # fmt: skip
         figures = finish(checkpoint, sources.validation, out, ranks.device) if ranks.first else {}
         ranks.close()
