@@ -22,6 +22,9 @@ def train(
         Path | None, typer.Option(help="JSON file of signals and channels, if they are not a van's (docs/training.md).")
     ] = None,
     vans: Annotated[int, typer.Option(min=8, help="Vans to simulate, without --data.")] = 240,
+    validation_vans: Annotated[
+        int | None, typer.Option(min=1, help="Vans to simulate for validation [a quarter of --vans].")
+    ] = None,
     days: Annotated[float, typer.Option(min=0.1, help="Days to simulate of each van.")] = 14.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated fleet and of the training.")] = 0,
     length: Annotated[int, typer.Option(min=16, help="Samples of a training sequence.")] = 34_560,
@@ -29,6 +32,7 @@ def train(
     pretrain_steps: Annotated[int, typer.Option(min=0, help="Steps of forecast only.")] = 200,
     finetune_steps: Annotated[int, typer.Option(min=1, help="Steps of risk and forecast.")] = DEFAULT_STEPS,
     learning_rate: Annotated[float, typer.Option(min=0, help="At the end of the warm-up.")] = 2e-3,
+    warmup_steps: Annotated[int, typer.Option(min=1, help="Steps until the learning rate is reached.")] = 100,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
     d_model: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 128,
     n_layer: Annotated[int, typer.Option(min=1, help="Mamba blocks.")] = 4,
@@ -60,14 +64,14 @@ def train(
             raise ValueError("--channels describes the recordings in --data; a simulated van has its own")
         config = TrainingConfig(
             seed=seed, length=length, batch=batch, pretrain_steps=pretrain_steps, finetune_steps=finetune_steps,
-            learning_rate=learning_rate, validate_every=validate_every,
+            learning_rate=learning_rate, warmup_steps=warmup_steps, validate_every=validate_every,
         )  # fmt: skip
         ranks = Ranks()
         logging.basicConfig(level=logging.INFO if ranks.first else logging.ERROR, format="%(asctime)s %(message)s")
 
         def open_sources() -> Data:
             if data is None or events is None:
-                return simulated(vans, days, seed)
+                return simulated(vans, days, seed, validation_vans)
             return recorded(data, events, channels, workers=workers)
 
         sources = ranks.from_first(open_sources)
