@@ -7,7 +7,7 @@ from pathlib import Path
 from model.evaluation.alerts import AlertRule
 from model.evaluation.bootstrap import RESAMPLES, SEED
 from model.evaluation.calibration import choose_calibration
-from model.evaluation.conditions import CONDITIONS, NINE, Condition
+from model.evaluation.conditions import CONDITIONS, MAIN_CONDITIONS, NINE, Condition
 from model.evaluation.parts import Parts, fingerprint_of
 from model.evaluation.scored import ScoredVan
 from model.evaluation.scorer import Scorer
@@ -30,6 +30,11 @@ class Plan:
     rule: AlertRule = field(default_factory=AlertRule)
     resamples: int = RESAMPLES
     resample_seed: int = SEED
+    main_only: frozenset[str] = frozenset()  # models that are judged with nine and six channels and no otherwise
+
+    def conditions_of(self, model: str) -> tuple[Condition, ...]:
+        """Under which conditions this model is judged."""
+        return tuple(c for c in self.conditions if c in MAIN_CONDITIONS or model not in self.main_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +165,14 @@ def _judge(
     """Every scorer on the plan's fleet under each of its conditions."""
     found: dict[tuple[str, Condition], Summary] = {}
     for scorer in scorers:
-        for condition in plan.conditions:
+        for condition in plan.conditions_of(scorer.name):
             summary = parts.summary(scorer, plan.fleet, condition, calibrations[scorer.name])
             if summary is not None:
                 found[scorer.name, condition] = summary
     due = [
         (scorer, missing)
         for scorer in scorers
-        if (missing := [c for c in plan.conditions if (scorer.name, c) not in found])
+        if (missing := [c for c in plan.conditions_of(scorer.name) if (scorer.name, c) not in found])
     ]
     vans: dict[tuple[str, Condition], list[VanSummary]] = {(s.name, c): [] for s, cs in due for c in cs}
 
@@ -185,5 +190,5 @@ def _judge(
     return [
         Judged(s.name, plan.split, plan.fleet.seed, c.name, c.channels, found[s.name, c])
         for s in scorers
-        for c in plan.conditions
+        for c in plan.conditions_of(s.name)
     ]

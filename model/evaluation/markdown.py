@@ -208,6 +208,8 @@ def _conditions(find: Table, evaluation: Evaluation) -> str:
     for condition in evaluation.plan.conditions:
         where = condition.name if condition.channels == 9 else "six channels"
         for model in evaluation.models:
+            if evaluation.find(model, condition.channels, condition.name) is None:
+                continue
             cells = [
                 find.cell(name, model=model, channels=condition.channels, split=split, condition=condition.name)
                 for name in names
