@@ -87,6 +87,14 @@ TARGETS = (
 )
 
 
+def verdict(target: Target, row: Row | None) -> str:
+    """Whether a figure meets its target, and by how much it does not."""
+    if row is None or row["value"] is None:
+        return "not measured"
+    gap = row["value"] - target.bound if target.at_least else target.bound - row["value"]
+    return "met" if gap >= 0 else f"missed by {-gap:.3g}"
+
+
 def page(evaluation: Evaluation, rows: Sequence[Row], head: dict[str, Any], plots: Sequence[Path], folder: str) -> str:
     """The report's text without a title; `folder` is where the plots are, as seen from the page."""
     find = Table(rows)
@@ -145,11 +153,7 @@ def _targets(find: Table, evaluation: Evaluation) -> str:
     body = []
     for target in TARGETS:
         row = find.find(target.name, model=PRODUCT, channels=target.channels, split=split)
-        if row is None or row["value"] is None:
-            body.append([target.text, "-", "not measured"])
-            continue
-        gap = row["value"] - target.bound if target.at_least else target.bound - row["value"]
-        body.append([target.text, shown(row), "met" if gap >= 0 else f"missed by {-gap:.3g}"])
+        body.append([target.text, "-" if row is None else shown(row), verdict(target, row)])
     body += [_above_baselines(find, evaluation, channels) for channels in (9, 6)]
     return table(("target", "measured", "verdict"), body)
 
