@@ -21,6 +21,8 @@ COPY --from=build /opt/emberwatch /opt/emberwatch
 ENV PATH=/opt/emberwatch/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EMBERWATCH_DATA_DIR=/var/lib/emberwatch/data \
+    # Compiled preprocessing is kept on the volume, so that the next container starts without compiling it again.
+    NUMBA_CACHE_DIR=/var/lib/emberwatch/data/numba \
     EMBERWATCH_HOST=0.0.0.0 \
     # A container has to listen beyond loopback to be reached at all; publish the port to 127.0.0.1 or a trusted network.
     EMBERWATCH_ALLOW_OPEN_NETWORK=true
