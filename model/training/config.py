@@ -26,6 +26,8 @@ class TrainingConfig:
     forecast_weight: float = 0.2  # beside the risk loss
     channel_dropout: float = 0.3  # probability that an optional channel is hidden from a lane while it follows a van
     core_dropout: float = 0.04  # the same of a core channel
+    core_only_share: float = 0.25  # of the lanes see no optional channel at all: single dropouts seldom hide all
+    sparse_share: float = 0.1  # of the lanes miss each channel, core or not, with probability 1/2, as foreign logs do
     event_share: float = 0.5  # of the sequences come from vans that have an event
     time_aware: bool = True  # False: every sample counts as one nominal interval (an ablation)
     average_decay: float = 0.995  # of the exponential moving average of the weights, which is what is kept
@@ -40,7 +42,14 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.pretrain_steps < 0 or self.warmup_samples < 0:
             raise ValueError("pretrain_steps and warmup_samples must not be negative")
-        for name in ("channel_dropout", "core_dropout", "event_share", "average_decay"):
+        for name in (
+            "channel_dropout",
+            "core_dropout",
+            "core_only_share",
+            "sparse_share",
+            "event_share",
+            "average_decay",
+        ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.risk_loss not in {"focal", "bce"}:

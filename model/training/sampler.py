@@ -48,9 +48,8 @@ class Sampler:
         self._device = device
         self._rng = np.random.default_rng((config.seed, stream))
         self._n_channels = len(schema.channels)
-        self._dropout = np.array(
-            [config.core_dropout if channel.core else config.channel_dropout for channel in schema.channels]
-        )
+        self._core = np.array([channel.core for channel in schema.channels])
+        self._dropout = np.where(self._core, config.core_dropout, config.channel_dropout)
         rows = range(stream, len(data), streams)
         if not rows:
             raise ValueError(f"{len(data)} training vehicles are too few for {streams} processes")
@@ -100,7 +99,19 @@ class Sampler:
         self._next[lane] = int(self._rng.integers((spare if first_time else min(spare, self.length)) + 1))
         if self._rng.random() < 0.5 and not first_time:
             self._next[lane] = 0
-        self._hidden[lane] = self._rng.random(self._n_channels) < self._dropout
+        self._hidden[lane] = self._hide()
+
+    def _hide(self) -> NDArray[np.bool_]:
+        """Which channels a lane does not see while it follows a van; at least one is left."""
+        how, each = self._rng.random(), self._rng.random(self._n_channels)
+        hidden = each < self._dropout
+        if how < self._config.core_only_share:
+            hidden |= ~self._core
+        elif how < self._config.core_only_share + self._config.sparse_share:
+            hidden = each < 0.5
+        if hidden.all():
+            hidden[np.argmax(each)] = False
+        return hidden
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the next draws."""

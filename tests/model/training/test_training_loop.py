@@ -263,7 +263,7 @@ def test_a_lane_goes_on_from_the_state_of_its_last_window(tmp_path: Path) -> Non
 
 def test_dropout_hides_channels_from_the_inputs_and_leaves_the_targets() -> None:
     """With dropout 1 for optional channels and 0 for core ones, exactly the optional ones vanish from the inputs."""
-    config = replace(TINY, channel_dropout=1.0, core_dropout=0.0)
+    config = replace(TINY, channel_dropout=1.0, core_dropout=0.0, core_only_share=0.0, sparse_share=0.0)
     data = sequences(4, 80)
     batch = Sampler(VAN_SCHEMA, data, config, CPU).draw()
     plain = Sampler(VAN_SCHEMA, data, replace(config, channel_dropout=0.0), CPU).draw()
@@ -278,10 +278,28 @@ def test_dropout_hides_channels_from_the_inputs_and_leaves_the_targets() -> None
     assert torch.equal(plain.inputs[..., :N], plain.z)
 
 
+def test_lanes_lose_channels_together_as_often_as_asked_and_never_all() -> None:
+    """A quarter of the lanes sees core channels only, a tenth a random half, none nothing."""
+    config = replace(TINY, batch=1, channel_dropout=0.0, core_dropout=0.0, core_only_share=0.25, sparse_share=0.1)
+    sampler = Sampler(VAN_SCHEMA, sequences(2, 80), config, CPU)
+    hidden = np.array([sampler._hide() for _ in range(4_000)])
+    core = np.array([channel.core for channel in VAN_SCHEMA.channels])
+    core_only = (hidden == ~core).all(axis=1)
+    assert 0.22 < core_only.mean() < 0.28
+    assert 0.08 < hidden[:, core].any(axis=1).mean() < 0.12
+    assert 0.55 < (~hidden).all(axis=1).mean() < 0.75
+    assert not hidden.all(axis=1).any()
+
+
 def test_the_sampler_never_shows_two_vans_in_one_window() -> None:
     """Every window is a stretch of one van's history, on which the lane goes on until the history ends."""
     data = sequences(5, 80, lengths=[80, 70, 50, 24, 10])
-    sampler = Sampler(VAN_SCHEMA, data, replace(TINY, channel_dropout=0.0, core_dropout=0.0), CPU)
+    sampler = Sampler(
+        VAN_SCHEMA,
+        data,
+        replace(TINY, channel_dropout=0.0, core_dropout=0.0, core_only_share=0.0, sparse_share=0.0),
+        CPU,
+    )
     followed = 0
     for _ in range(40):
         before, vans = sampler._next.copy(), sampler._vans.copy()
