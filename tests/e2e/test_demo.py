@@ -26,6 +26,7 @@ def valkeys(folder: Path) -> list[psutil.Process]:
     ]  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
     """It prints its URLs, vans arrive with risks, Ctrl-C ends it with exit code 0 and leaves data but no process."""
     port = free_port()
@@ -42,7 +43,7 @@ def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
             return False
 
     try:
-        wait_until(applied, "the demo's first samples", timeout_s=120)
+        wait_until(applied, "the demo's first samples", timeout_s=400)  # on a bare machine everything is compiled first
         vans = httpx.get(f"{url}/v1/vehicles").json()["vehicles"]
         assert 1 <= len(vans) <= 3
         assert all(0 <= van["risk"] <= 1 for van in vans if van["risk"] is not None)
