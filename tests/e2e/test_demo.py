@@ -26,6 +26,11 @@ def valkeys(folder: Path) -> list[psutil.Process]:
     ]  # fmt: skip
 
 
+def hear_ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would its children; the demo's user is at a terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.timeout(600)
 def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
     """It prints its URLs, vans arrive with risks, Ctrl-C ends it with exit code 0 and leaves data but no process."""
@@ -34,7 +39,7 @@ def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
     command = [*CLI, "demo", "--port", str(port), "--data-dir", str(tmp_path), "--vans", "3", "--speed", "120"]
     words = tmp_path / "words.txt"  # a file: a pipe that nobody reads would stop the demo
     with words.open("w") as file:
-        process = subprocess.Popen(command, stderr=file)
+        process = subprocess.Popen(command, stderr=file, preexec_fn=hear_ctrl_c)  # noqa: PLW1509  (no threads here)
 
     def applied() -> bool:
         try:
