@@ -351,6 +351,17 @@ __device__ __forceinline__ void add_lanes(float* sums, int lane, int& result) {
     }
 }
 
+// A * log2(e) of this thread's states.
+__device__ __forceinline__ void load_decays(Vector (&A)[PARTS][TOGETHER], const float* from, const Owner& own) {
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part)
+#pragma unroll
+        for (int j = 0; j < TOGETHER; ++j) {
+            int c = own.nth(part, j);
+            if (c < OWN) A[part][j] = *reinterpret_cast<const Vector*>(from + c * STATES + own.lane * VECTOR);
+        }
+}
+
 // h = exp(dt A) h + dt_in u B; act = (h . C + D u) * silu(z), for the rank's channels of all vehicles of the tile.
 __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, const Owner& own, Cursor& cursor, int layer,
                                                int rank, int vans, const float* table,
@@ -526,17 +537,11 @@ network_step(const __grid_constant__ StepParams p) {
 #endif
             x_proj.run(&s.act[0][0], OWN_STRIDE, projected, PROJECTED_STRIDE);
             Vector A[PARTS][TOGETHER];
-#pragma unroll
-            for (int part = 0; part < PARTS; ++part)
-#pragma unroll
-                for (int j = 0; j < TOGETHER; ++j) {
-                    int c = own.nth(part, j);
-                    if (c < OWN) {
-                        A[part][j] = *reinterpret_cast<const Vector*>(
-                            decays + ((long long)(layer * RANKS + rank) * OWN + c) * STATES + own.lane * VECTOR);
-                    }
-                }
+            const float* decay = decays + (long long)(layer * RANKS + rank) * OWN * STATES;
+            // Few ranks have no registers to spare, and their time is the states'.
+            if (RANKS > 2) load_decays(A, decay, own);
             add_up<SPLIT_PROJECTED, PROJECTED, false>(&s.projected[0][0], projected, PROJECTED_STRIDE, vans, rank);
+            if (RANKS <= 2) load_decays(A, decay, own);
             step_sizes(s, p, table, vans);
             __syncthreads();
             advance_states(s, p, own, cursor, layer, rank, vans, table, A, place);
