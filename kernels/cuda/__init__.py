@@ -6,4 +6,12 @@ from kernels.cuda.compiler import KernelCompileError
 from kernels.cuda.network import network_scan_cuda
 from kernels.cuda.selective_scan import ScanTiling, selective_scan
 
-__all__ = ["CudaBackend", "KernelCompileError", "ScanTiling", "causal_conv1d", "missing_for_cuda", "network_scan_cuda", "selective_scan"]
+__all__ = [
+    "CudaBackend",
+    "KernelCompileError",
+    "ScanTiling",
+    "causal_conv1d",
+    "missing_for_cuda",
+    "network_scan_cuda",
+    "selective_scan",
+]

@@ -27,7 +27,10 @@ class StepParams(ctypes.Structure):
     """`StepParams` of step.cu."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weights", "tables", "slots", "features", "ratio", "conv", "ssm", "out")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("weights", "tables", "slots", "features", "ratio", "conv", "ssm", "out")
+        ),
         ("rows", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("vans", "tiles", "clusters")),
         *((name, ctypes.c_float) for name in ("max_hold", "norm_eps")),
@@ -84,7 +87,7 @@ class StepKernel:
             return 8 // plan.ranks
         try:
             found = launcher.most_clusters(_launch(plan, plan.ranks), self._device)
-        except CudaLaunchError as error:
+        except CudaLaunchError as error:  # the device may hold no cluster so large
             logger.warning("the step does without clusters of %d blocks: %s", plan.ranks, error)
             return 0
         logger.info("the device holds %d clusters of %d blocks of the step", found, plan.ranks)

@@ -286,8 +286,9 @@ def test_chunks_cut_at_random_points_join(backend: Backend, config: MambaConfig,
     found = []
     for first, last in itertools.pairwise(cuts):
         if last - first < 6:
-            for t in range(first, last):
-                found.append(backend.step(pool, slot, features[t, None], ratio[t, None]).risk_logit)
+            found += [
+                backend.step(pool, slot, features[t, None], ratio[t, None]).risk_logit for t in range(first, last)
+            ]
         else:
             own = slice(first, last)
             piece = torch.tensor([last - first])

@@ -1,6 +1,7 @@
 """The step kernel in every cut against the reference in float64."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ CASES = [
 
 @pytest.mark.parametrize(("config", "cut", "vans", "batch"), CASES)
 def test_equals_the_reference(
-    device: torch.device, config: MambaConfig, cut: dict[str, int], vans: int, batch: int
+    device: torch.device, config: MambaConfig, cut: dict[str, Any], vans: int, batch: int
 ) -> None:
     """Outputs and every state from a poisoned pool, gaps of a second to half a day; unused slots stay bit-equal."""
     weights = random_weights(config)
