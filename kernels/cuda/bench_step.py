@@ -5,6 +5,7 @@ Peers: the same network in plain torch; mamba-ssm's own step, where it is instal
 window of 512 samples in a ring cache, all vehicles in lock-step at one place of the ring, which favours it.
 """
 
+import math
 import statistics
 import sys
 import traceback
@@ -50,6 +51,9 @@ def attempt(name: str, work: Callable[[], object]) -> bool:
     """Run a section; a failure is printed and the next section follows."""
     try:
         work()
+    except ModuleNotFoundError as error:
+        say(f"without {name}: {error}")
+        return False
     except Exception:  # noqa: BLE001  (the point is to go on)
         say(f"FAILED {name}\n{traceback.format_exc()}")
         torch.cuda.empty_cache()
@@ -275,7 +279,7 @@ def transformer_step(weights: NetworkWeights, batch: int) -> Work:
     at, of = torch.device("cuda"), torch.bfloat16
 
     def matrix(rows: int, columns: int) -> Tensor:
-        return (torch.randn(rows, columns, device=at) / float(columns) ** 0.5).to(of)
+        return (torch.randn(rows, columns, device=at) / math.sqrt(columns)).to(of)
 
     layers = [
         (matrix(3 * WIDTH, WIDTH), matrix(WIDTH, WIDTH), matrix(4 * WIDTH, WIDTH), matrix(WIDTH, 4 * WIDTH))
