@@ -1,5 +1,6 @@
 """The selective scan in C++ for training on the processor, with gradients; takes the place of the chunked scan in torch."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -9,10 +10,8 @@ from torch import Tensor
 
 from kernels.cpu.backend import ISA_VARIABLE, instruction_sets
 
-try:
+with contextlib.suppress(ImportError):  # `kernels.cpu.missing_for_cpu` says so
     from kernels.cpu import _step
-except ImportError:
-    pass  # `kernels.cpu.missing_for_cpu` says so
 
 D_STATES = (16, 32, 64, 128)
 TILE = 32  # kTrainingTile in layout.hpp
