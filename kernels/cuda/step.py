@@ -4,6 +4,7 @@ It allocates nothing and waits for nothing, so it can be captured in a CUDA grap
 """
 
 import ctypes
+import functools
 import logging
 
 import torch
@@ -54,6 +55,7 @@ class StepKernel:
         self._bf16 = bf16
         self._packed: dict[StepPlan, tuple[Tensor, Tensor]] = {}
         self._capacity: dict[int, int] = {}
+        self._plans: dict[int, tuple[StepPlan, int]] = {}  # by batch: making one costs more than a launch
         StepPlan(config, 1).defines(0)
 
     def plan(self, batch: int) -> tuple[StepPlan, int]:
@@ -122,7 +124,9 @@ class StepKernel:
         if batch == 0:
             return
         if plan is None:
-            plan, vans = self.plan(batch)
+            if batch not in self._plans:
+                self._plans[batch] = self.plan(batch)
+            plan, vans = self._plans[batch]
         vans = min(vans or plan.columns, plan.columns)
         tiles = -(-batch // vans)
         clusters = min(tiles, max(1, self.capacity(plan.ranks)))
@@ -162,6 +166,7 @@ class StepKernel:
                 raise ValueError(f"{name} must be on {self._device}, got {tensor.device}")
 
 
+@functools.cache
 def _launch(plan: StepPlan, blocks: int) -> Launch:
     defines = plan.defines(ctypes.sizeof(StepParams))
     return Launch("step.cu", "network_step", defines, blocks, plan.threads, plan.shared_bytes, plan.ranks)

@@ -42,8 +42,7 @@ def test_values_and_gradients(batch: int, length: int, d_inner: int, d_state: in
     results = []
     for scan, of in ((selective_scan_cpu, torch.float32), (selective_scan_ref, torch.float64)):
         own = {name: tensor.to(of, copy=True).requires_grad_() for name, tensor in leaves.items()}
-        operands = (own[name] for name in ("u", "dt", "dt_in", "A", "B", "C"))
-        y, last = scan(*operands, own.get("state"))
+        y, last = scan(own["u"], own["dt"], own["dt_in"], own["A"], own["B"], own["C"], own.get("state"))
         gradients = torch.autograd.grad([y, last], list(own.values()), [d_y.to(of), d_last.to(of)])
         results.append({"y": y, "last": last} | dict(zip((f"d_{n}" for n in own), gradients, strict=True)))
     assert_close(results[0], results[1], 1e-5)
