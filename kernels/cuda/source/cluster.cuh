@@ -37,6 +37,23 @@ __device__ __forceinline__ void store_remote(float* own, int rank, Pack<float, 4
                  : "memory");
 }
 
+// One instruction each: in C++ the compiler makes four of them. Volatile, so that they stay in order with the copies.
+__device__ __forceinline__ Pack<float, 4> load_shared(const Pack<float, 4>* from) {
+    Pack<float, 4> v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(from))
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ void store_global(float* to, Pack<float, 4> v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]),
+                 "f"(v.at[3])
+                 : "memory");
+}
+__device__ __forceinline__ Pack<float, 1> load_shared(const Pack<float, 1>* from) { return *from; }
+__device__ __forceinline__ void store_global(float* to, Pack<float, 1> v) { *to = v.at[0]; }
+
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most PENDING of this thread's committed groups of copies are under way.

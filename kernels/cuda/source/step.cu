@@ -62,7 +62,7 @@ struct StepParams {
 };
 
 struct Shared {
-    float x[COLUMNS][MODEL_STRIDE];
+    alignas(16) float x[COLUMNS][MODEL_STRIDE];
     float features[COLUMNS][FEATURE_STRIDE];
     float act[COLUMNS][OWN_STRIDE];      // u, then the gated y
     float gate[COLUMNS][OWN_STRIDE];     // silu(z)
@@ -374,12 +374,8 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
             bool live = !own.idle() && van < vans;
             if (!live) van = 0;
             float sums[TOGETHER];
-            Vector B, C;
-#pragma unroll
-            for (int i = 0; i < VECTOR; ++i) {
-                B.at[i] = s.projected[van][B_AT + own.lane * VECTOR + i];
-                C.at[i] = s.projected[van][C_AT + own.lane * VECTOR + i];
-            }
+            const Vector* lanes = reinterpret_cast<const Vector*>(s.projected[van]) + own.lane;
+            Vector B = load_shared(lanes + B_AT / VECTOR), C = load_shared(lanes + C_AT / VECTOR);
             long long slot = s.slot[van];
             wait_for_older_copies<RING - 1>();
 #pragma unroll
@@ -389,13 +385,13 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
                 sums[j] = 0.0f;
                 if (has) {
                     Pack<float, 2> step = s.steps[van][c];
-                    Vector h = s.ring[place][j][threadIdx.x];
+                    Vector h = load_shared(&s.ring[place][j][threadIdx.x]);
 #pragma unroll
                     for (int i = 0; i < VECTOR; ++i) {
                         h.at[i] = exp2_fast(step.at[0] * A[part][j].at[i]) * h.at[i] + step.at[1] * B.at[i];
                         sums[j] += h.at[i] * C.at[i];
                     }
-                    *reinterpret_cast<Vector*>(p.ssm + state_at(slot, layer, rank * OWN + c, own.lane)) = h;
+                    store_global(p.ssm + state_at(slot, layer, rank * OWN + c, own.lane), h);
                 }
             }
             if (++place == RING) place = 0;
