@@ -8,6 +8,8 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.cpu import CpuBackend, missing_for_cpu
+from kernels.cuda.backend import CudaBackend, missing_for_cuda
+from kernels.packed import last_outputs, scan_each
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
 from kernels.scan import selective_scan_chunked
@@ -43,6 +45,30 @@ class Backend(Protocol):
     ) -> tuple[NetworkOutput, RecurrentState]:
         """Carry a batch over sequences (batch, length, d_input) of one length from `state` (None: zero)."""
 
+    def scan_packed(
+        self,
+        pool: StatePool,
+        slots: Tensor,
+        lengths: Tensor,
+        features: Tensor,
+        ratio: Tensor,
+        *,
+        last_only: bool = False,
+    ) -> NetworkOutput:
+        """Carry each of `slots` over its own number of samples, in place in the pool.
+
+        Args:
+            pool: states, on this backend's device.
+            slots: (vehicles,) int64, distinct.
+            lengths: (vehicles,) int64 on the host, samples of each, zero allowed.
+            features: (lengths.sum(), d_input) fp32, vehicle after vehicle, each in order of time.
+            ratio: (lengths.sum(),) fp32.
+            last_only: outputs after each vehicle's last sample only, NaN for one that has none.
+
+        Returns:
+            Outputs with leading dimension lengths.sum(), or (vehicles,) with `last_only`.
+        """
+
 
 class TorchBackend:
     """The reference maths in fp32 on any torch device."""
@@ -76,6 +102,21 @@ class TorchBackend:
             state,
             scan=selective_scan_chunked,
         )
+
+    @torch.inference_mode()
+    def scan_packed(
+        self,
+        pool: StatePool,
+        slots: Tensor,
+        lengths: Tensor,
+        features: Tensor,
+        ratio: Tensor,
+        *,
+        last_only: bool = False,
+    ) -> NetworkOutput:
+        """See `Backend.scan_packed`."""
+        output = scan_each(self._config, self.scan, pool, slots, lengths, features, ratio)
+        return last_outputs(self._config, output, lengths) if last_only else output
 
 
 def choose_device(name: str) -> tuple[str, torch.device]:
@@ -114,7 +155,8 @@ def _best_backend(missing: str | None) -> str:
 def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> Backend:
     """The backend called `name`, with its own fp32 copy of the weights on its device.
 
-    `cpu` is the C++ kernel; `reference` and `cuda` run the reference maths in plain torch and differ in the device.
+    `cpu` is the C++ kernel, `cuda` the CUDA kernels. Where the device, the network or a missing package does not let them
+    run, `cuda` is the reference maths in plain torch on the device, with a warning that says why.
 
     Raises:
         BackendUnavailableError: it cannot run here.
@@ -125,4 +167,9 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
         backend = CpuBackend(config, weights)
         logger.info("backend cpu runs %s on %d threads", backend.isa, backend.threads)
         return backend
+    if name == "cuda":
+        missing = missing_for_cuda(config)
+        if missing is None:
+            return CudaBackend(config, weights, device)
+        logger.warning("backend cuda runs in plain torch, which is far slower: %s", missing)
     return TorchBackend(name, config, weights.to(device=device, dtype=torch.float32), device)

@@ -77,8 +77,6 @@ class Contender:
         start = time.perf_counter()
         for _ in range(repeats):
             self.run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         self.times_us.append((time.perf_counter() - start) / repeats * 1e6)
 
     def quartiles(self) -> tuple[float, float, float]:
@@ -127,8 +125,6 @@ def contenders(weights: NetworkWeights, inputs: Inputs, *, compiled: bool) -> It
     yield Contender("reference", on_pool(choose_backend("reference", CONFIG, weights), inputs))
     if missing_for_cpu() is None:
         yield Contender("cpu", on_pool(choose_backend("cpu", CONFIG, weights), inputs))
-    if torch.cuda.is_available():
-        yield Contender("cuda", on_pool(choose_backend("cuda", CONFIG, weights), inputs))
 
 
 def state_bandwidth() -> float:
@@ -156,17 +152,16 @@ def rows_for(weights: NetworkWeights, batch: int, rounds: int, bandwidth: float,
     peers = [contender for contender in field if contender.name.startswith("torch")]
     floor = batch * CONFIG.state_bytes / bandwidth * 1e6
     for contender in field:
-        yield from report(contender, peers, "step_time", {"batch": batch}, floor)
+        yield from report(contender, peers, "step_time", {"batch": batch, "length": 1}, floor)
 
 
 def report(contender: Contender, peers: list[Contender], name: str, params: Row, floor: float) -> Iterator[Row]:
     """One row per peer; ratio above 1 means that the contender is faster."""
     low, median, high = contender.quartiles()
     for peer in peers:
-        device = "cuda" if contender.name == "cuda" else "cpu"
         yield {
             "name": name,
-            "params": {"backend": contender.name, "device": device, **params},
+            "params": {"backend": contender.name, "device": "cpu", **params},
             "value": round(median, 2),
             "unit": "us",
             "lo": round(low, 2),
@@ -216,33 +211,95 @@ def describe_device(threads: int) -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {isa}, {threads} threads, load before the run {load}"
 
 
-def main() -> None:
-    """Prints one JSON report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 240])
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it compiles for minutes)")
-    parser.add_argument("--no-scan", action="store_true", help="leave the replay of journals out")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device, weights = describe_device(arguments.threads), random_weights(CONFIG)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure."""
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    batches: tuple[int, ...] = ()  # of both; empty: those that the targets name
+    rounds: int = 25
+    threads: int = 0  # of the processor; 0: torch's number
+    compiled: bool = True  # torch.compile as a peer; it compiles for minutes
+    scan: bool = True
+    train: bool = True  # the training step, on CUDA only
+    sweep: bool = False  # also time other ways of cutting the CUDA step; printed on standard error only
+
+
+CPU_BATCHES = (1, 16, 64, 240)
+CUDA_BATCHES = (1, 64, 240, 1_024, 4_096, 16_384, 131_072)
+
+
+def cpu_rows(options: Options) -> list[Row]:
+    """Steps and replay on the processor."""
+    weights, rows = random_weights(CONFIG), list[Row]()
     with torch.inference_mode():
         bandwidth = state_bandwidth()
-        rows: list[Row] = []
-        for batch in arguments.batch:
-            rows += rows_for(weights, batch, arguments.rounds, bandwidth, compiled=not arguments.no_compile)
-        if missing_for_cpu() is None and not arguments.no_scan:
+        for batch in options.batches or CPU_BATCHES:
+            rows += rows_for(weights, batch, options.rounds, bandwidth, compiled=options.compiled)
+        if missing_for_cpu() is None and options.scan:
             floor = 240 * CONFIG.state_bytes / bandwidth * 1e6
-            rows += replay_rows(weights, 240, 60, max(3, arguments.rounds // 5), floor)
-    report_of_run = {
+            rows += replay_rows(weights, 240, 60, max(3, options.rounds // 5), floor)
+    return rows
+
+
+def measure(options: Options) -> Row:
+    """The report, once everything measured has proved correct; `correct` is false if something had not, and was left out.
+
+    Raises:
+        RuntimeError: a contender on the processor is wrong.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    devices, rows, correct = [], list[Row](), True
+    if "cpu" in options.devices:
+        devices.append(describe_device(torch.get_num_threads()))
+        rows += cpu_rows(options)
+    if "cuda" in options.devices and torch.cuda.is_available():
+        from kernels.cuda.bench_step import cuda_rows  # noqa: PLC0415  (needs a device)
+
+        devices.append(torch.cuda.get_device_name())
+        found, correct = cuda_rows(
+            list(options.batches or CUDA_BATCHES), options.rounds, scan=options.scan, train=options.train,
+            sweep=options.sweep, compiled=options.compiled,
+        )  # fmt: skip
+        rows += found
+    return {
         "commit": this_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "command": shlex.join(["python", "-m", "kernels.bench_step", *sys.argv[1:]]),
+        "device": "; ".join(devices),
+        "command": shlex.join(sys.argv),
+        "correct": correct,
         "rows": rows,
     }
+
+
+def main() -> None:
+    """Prints one JSON report; exit code 1 if something was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], action="append", help="both if left out")
+    parser.add_argument("--batch", type=int, nargs="+", default=[])
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it compiles for minutes)")
+    parser.add_argument("--no-scan", action="store_true", help="leave the scans out")
+    parser.add_argument("--no-train", action="store_true", help="leave the training step out")
+    parser.add_argument("--sweep", action="store_true", help="also time other ways of cutting the CUDA step")
+    given = parser.parse_args()
+    report_of_run = measure(
+        Options(
+            devices=tuple(given.device or ("cpu", "cuda")),
+            batches=tuple(given.batch),
+            rounds=given.rounds,
+            threads=given.threads,
+            compiled=not given.no_compile,
+            scan=not given.no_scan,
+            train=not given.no_train,
+            sweep=given.sweep,
+        )
+    )
     sys.stdout.write(json.dumps(report_of_run, indent=1) + "\n")
+    if not report_of_run["correct"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

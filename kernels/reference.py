@@ -117,13 +117,16 @@ def block_scan(
     u, z = F.linear(x, block.in_proj).chunk(2, dim=-1)
     if conv_state is None:
         conv_state = u.new_zeros(u.shape[0], config.d_inner, config.d_conv - 1)
-    window = torch.cat((conv_state, u.transpose(1, 2)), dim=-1)  # (batch, d_inner, d_conv - 1 + length)
-    u = F.silu(F.conv1d(window, block.conv1d, block.conv1d_bias, groups=config.d_inner)).transpose(1, 2)
+    length = u.shape[1]
+    window = torch.cat((conv_state.transpose(1, 2), u), dim=1)  # (batch, d_conv - 1 + length, d_inner)
+    # A sum of shifted products: the gradient of torch's depthwise convolution takes most of a training step on a CPU.
+    taps = block.conv1d.squeeze(1).unbind(1)
+    u = F.silu(block.conv1d_bias + sum(window[:, k : k + length] * tap for k, tap in enumerate(taps)))
     dt_low_rank, B, C = F.linear(u, block.x_proj).split((config.dt_rank, config.d_state, config.d_state), dim=-1)
     dt, dt_in = step_sizes(block, dt_low_rank, ratio, config.max_hold_ratio)
     y, ssm_state = scan(u, dt, dt_in, -torch.exp(block.A_log), B, C, ssm_state)
     y = (y + block.D * u) * F.silu(z)
-    return F.linear(y, block.out_proj), window[..., window.shape[-1] - config.d_conv + 1 :], ssm_state
+    return F.linear(y, block.out_proj), window[:, length:].transpose(1, 2), ssm_state
 
 
 def heads(config: MambaConfig, weights: NetworkWeights, x: Tensor, features: Tensor) -> NetworkOutput:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.config import MambaConfig
+from kernels.cpu import missing_for_cpu
+from kernels.cpu.training_scan import selective_scan_cpu
 from kernels.reference import NetworkOutput, RecurrentState, network_scan
 from kernels.scan import selective_scan_chunked
 from kernels.weights import NetworkWeights
@@ -41,11 +43,24 @@ def forward_chunked(
     return network_scan(config, weights, features, ratio, state, scan=selective_scan_chunked)
 
 
+def forward_cpu(
+    config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
+) -> tuple[NetworkOutput, RecurrentState]:
+    """In fp32 on the processor, by the scan in C++; raises ValueError when d_state is above 128."""
+    return network_scan(config, weights, features, ratio, state, scan=selective_scan_cpu)
+
+
 def training_forward(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TrainingForward:
-    """The fastest form on this device, chosen aloud: our CUDA kernels, or the chunked scan where they cannot run.
+    """The fastest form on this device, chosen aloud: our kernels, or the chunked scan where they cannot run.
 
     `dtype` is that of the blocks' products on CUDA; residual stream, recurrent state and heads are fp32 in any case.
     """
+    if device.type == "cpu":
+        missing = missing_for_cpu()
+        if missing is None:
+            logger.info("the scan in C++ serves training on %d threads", torch.get_num_threads())
+            return forward_cpu
+        logger.warning("the chunked scan in torch serves training, which is far slower: %s", missing)
     if device.type != "cuda":
         return forward_chunked
     if find_spec("cuda") is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.cpu.pack import pack_weights
+from kernels.packed import last_outputs, split_outputs
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import NetworkWeights
@@ -92,7 +93,7 @@ class CpuBackend:
             IndexError: a slot is not in the pool.
         """
         out = self._advance(pool, slots, None, features, ratio)
-        return self._output(out)
+        return split_outputs(self._config, out)
 
     def scan(
         self, features: Tensor, ratio: Tensor, state: RecurrentState | None
@@ -104,27 +105,21 @@ class CpuBackend:
             pool.write(slots, state)
         lengths = torch.full((batch,), length)
         out = self._advance(pool, slots, lengths, features.flatten(0, 1), ratio.flatten())
-        return self._output(out.view(batch, length, -1)), pool.read(slots)
+        return split_outputs(self._config, out.view(batch, length, -1)), pool.read(slots)
 
     def scan_packed(
-        self, pool: StatePool, slots: Tensor, lengths: Tensor, features: Tensor, ratio: Tensor
+        self,
+        pool: StatePool,
+        slots: Tensor,
+        lengths: Tensor,
+        features: Tensor,
+        ratio: Tensor,
+        *,
+        last_only: bool = False,
     ) -> NetworkOutput:
-        """Carry each of `slots` (vehicles,) over its own number of samples, in place in the pool.
-
-        Args:
-            pool: states.
-            slots: (vehicles,) int64, distinct.
-            lengths: (vehicles,) int64, samples of each, zero allowed.
-            features: (lengths.sum(), d_input) fp32, vehicle after vehicle, each in order of time.
-            ratio: (lengths.sum(),) fp32.
-
-        Returns:
-            Outputs with leading dimension lengths.sum().
-
-        Raises:
-            ValueError, IndexError: as `step`.
-        """
-        return self._output(self._advance(pool, slots, lengths, features, ratio))
+        """See `Backend.scan_packed`. Raises ValueError and IndexError as `step` does."""
+        output = split_outputs(self._config, self._advance(pool, slots, lengths, features, ratio))
+        return last_outputs(self._config, output, lengths) if last_only else output
 
     def _advance(
         self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
@@ -161,15 +156,6 @@ class CpuBackend:
                 f"{rows} rows need features ({rows}, {self._config.d_input}) and ratio ({rows},), "
                 f"got {tuple(features.shape)} and {tuple(ratio.shape)}"
             )
-
-    def _output(self, out: Tensor) -> NetworkOutput:
-        # narrow and select cost a third of slicing, and one vehicle's step is only a hundred microseconds.
-        n = self._config.n_channels
-        return NetworkOutput(
-            risk_logit=out.select(-1, 2 * n),
-            forecast_mean=out.narrow(-1, 0, n),
-            forecast_log_scale=out.narrow(-1, n, n),
-        )
 
 
 def _fp32(tensor: Tensor) -> Tensor:

@@ -78,6 +78,27 @@ struct Workspace {
   std::vector<float> memory_;
 };
 
+// Steps between the states that the training scan keeps: 4 * d_inner * d_state / 32 bytes per sample.
+constexpr int kTrainingTile = 32;
+
+// Operands of the training scan, contiguous; d_state is one of 16, 32, 64, 128.
+struct TrainingScan {
+  int sequences, length, channels, d_state;
+  int segments;  // into which the channels are cut, so that all threads have work
+  const float *u, *dt, *dt_in;      // (sequences, length, channels)
+  const float* A;                   // (channels, d_state), times log2(e)
+  const float *B, *C;               // (sequences, length, d_state)
+  float* last;                      // (sequences, channels, d_state): the first state; becomes the last
+  float *y, *checkpoints;           // like u; (sequences, tiles, channels, d_state)
+  const float* d_y;                 // like u
+  float *d_u, *d_dt, *d_dt_in;      // like u
+  float *d_B, *d_C;                 // (segments, sequences, length, d_state), added to
+  float* d_A;                       // (sequences, channels, d_state), added to; of A without log2(e)
+  float* d_initial;                 // (sequences, channels, d_state): of the last state; becomes that of the first
+
+  int tiles() const { return (length + kTrainingTile - 1) / kTrainingTile; }
+};
+
 // The whole network compiled for one instruction set.
 struct Kernel {
   const char* name;
@@ -85,6 +106,8 @@ struct Kernel {
   bool (*supported)();
   // Carries rows [first_row, first_row + rows), rows <= kBlockRows, of which the first belongs to `vehicle`.
   void (*advance)(const Network&, const Batch&, std::int64_t vehicle, std::int64_t first_row, int rows, Workspace&);
+  // One segment of one sequence of the training scan, forward or backward; false when d_state is not supported.
+  bool (*train)(const TrainingScan&, bool backward, int sequence, int segment);
 };
 
 extern const Kernel kPortable;

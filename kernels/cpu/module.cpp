@@ -4,10 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "layout.hpp"
 #include "threads.hpp"
@@ -117,6 +120,44 @@ class Stepper {
   Team team_;  // last: its threads are gone before what they use
 };
 
+// Every segment of every sequence, over fresh threads: a call takes milliseconds, starting them microseconds.
+void training_scan(TrainingScan scan, bool backward, const std::string& isa, int threads) {
+  const Kernel& kernel = kernel_named(isa);
+  std::atomic<int> next{0};
+  std::atomic<bool> good{true};
+  const auto work = [&] {
+    for (int i = next++; i < scan.sequences * scan.segments; i = next++) {
+      if (!kernel.train(scan, backward, i / scan.segments, i % scan.segments)) good = false;
+    }
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads && i < scan.sequences * scan.segments; ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  if (!good) throw std::invalid_argument("d_state must be 16, 32, 64 or 128");
+}
+
+void scan_forward(const std::array<int, 5>& sizes, const std::array<std::uintptr_t, 9>& at, const std::string& isa,
+                  int threads) {
+  TrainingScan scan{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+  scan.u = pointer<const float>(at[0]), scan.dt = pointer<const float>(at[1]), scan.dt_in = pointer<const float>(at[2]);
+  scan.A = pointer<const float>(at[3]), scan.B = pointer<const float>(at[4]), scan.C = pointer<const float>(at[5]);
+  scan.last = pointer<float>(at[6]), scan.y = pointer<float>(at[7]), scan.checkpoints = pointer<float>(at[8]);
+  training_scan(scan, false, isa, threads);
+}
+
+void scan_backward(const std::array<int, 5>& sizes, const std::array<std::uintptr_t, 15>& at, const std::string& isa,
+                   int threads) {
+  TrainingScan scan{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+  scan.u = pointer<const float>(at[0]), scan.dt = pointer<const float>(at[1]), scan.dt_in = pointer<const float>(at[2]);
+  scan.A = pointer<const float>(at[3]), scan.B = pointer<const float>(at[4]), scan.C = pointer<const float>(at[5]);
+  scan.checkpoints = pointer<float>(at[6]), scan.d_y = pointer<const float>(at[7]);
+  scan.d_u = pointer<float>(at[8]), scan.d_dt = pointer<float>(at[9]), scan.d_dt_in = pointer<float>(at[10]);
+  scan.d_B = pointer<float>(at[11]), scan.d_C = pointer<float>(at[12]), scan.d_A = pointer<float>(at[13]);
+  scan.d_initial = pointer<float>(at[14]);
+  training_scan(scan, true, isa, threads);
+}
+
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const Kernel* kernel : runnable_kernels()) names.emplace_back(kernel->name);
@@ -129,6 +170,8 @@ std::vector<std::string> instruction_sets() {
 PYBIND11_MODULE(_step, module) {
   using namespace emberwatch;
   module.def("instruction_sets", &instruction_sets);
+  module.def("scan_forward", &scan_forward, py::call_guard<py::gil_scoped_release>());
+  module.def("scan_backward", &scan_backward, py::call_guard<py::gil_scoped_release>());
   module.def("lanes", [](const std::string& isa) { return kernel_named(isa).lanes; });
   py::class_<Sizes>(module, "Sizes")
       .def(py::init<int, int, int, int, int, int, int, int, float, float>(), py::arg("d_input"), py::arg("n_channels"),

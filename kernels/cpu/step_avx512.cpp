@@ -2,6 +2,7 @@
 #define EMBERWATCH_ISA avx512
 #if defined(__x86_64__)
 #include "network.hpp"
+#include "training_scan.hpp"
 
 namespace emberwatch {
 
@@ -10,7 +11,7 @@ static bool supported() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 }
 
-const Kernel kAvx512{"avx512", avx512::kLanes, supported, avx512::advance};
+const Kernel kAvx512{"avx512", avx512::kLanes, supported, avx512::advance, avx512::train};
 
 }  // namespace emberwatch
 #endif

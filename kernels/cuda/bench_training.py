@@ -340,7 +340,7 @@ def time_steps(batch: int, length: int, rounds: int, rows: list[Row]) -> None:
                 "name": "train_step_time",
                 "params": {"backend": name, "device": torch.cuda.get_device_name(), "batch": batch, "length": length},
                 "value": median, "unit": "ms", "lo": values[len(values) // 4], "hi": values[-1 - len(values) // 4],
-                "peer": peer if name == "cuda" else None, "ratio": peer / median if peer and name == "cuda" else None,
+                "peer": "mamba_ssm" if peer and name == "cuda" else None, "ratio": peer / median if peer and name == "cuda" else None,
                 # Per layer one exponential forward and at least one backward.
                 "floor": 2 * CONFIG.n_layer * exp_floor_ms(batch, length) if name == "cuda" else None,
                 "samples_per_s": batch * length / median * 1e3, "peak_gib": memory[name],

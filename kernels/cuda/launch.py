@@ -12,6 +12,8 @@ from kernels.cuda.compiler import compile_kernels
 
 Defines = tuple[tuple[str, int], ...]
 
+PORTABLE_CLUSTER = 8
+
 
 class CudaLaunchError(RuntimeError):
     """The driver refused a call."""
@@ -27,6 +29,7 @@ class Launch:
     blocks: int
     threads: int  # per block
     shared_bytes: int = 0  # dynamic shared memory per block
+    cluster: int = 1  # blocks per cluster, as the kernel is compiled; more than 8 must be allowed by name
 
 
 class Strides(ctypes.Structure):
@@ -64,7 +67,9 @@ def launch(what: Launch, params: ctypes.Structure, device: torch.device) -> None
     with torch.cuda.device(device):
         ensure_context(driver, device)
         defines = tuple(sorted(what.defines.items()))
-        function = load_function(torch.cuda.current_device(), what.source, what.kernel, defines, what.shared_bytes)
+        function = load_function(
+            torch.cuda.current_device(), what.source, what.kernel, defines, what.shared_bytes, what.cluster
+        )
         argument = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         stream = torch.cuda.current_stream().cuda_stream
         answer = driver.cuLaunchKernel(
@@ -91,14 +96,48 @@ def ensure_context(driver: Any, device: torch.device) -> None:
 
 
 @functools.cache
-def load_function(device_index: int, source: str, kernel: str, defines: Defines, shared_bytes: int) -> Any:
-    """The kernel as the driver knows it, allowed as much shared memory as it is launched with."""
+def load_function(
+    device_index: int, source: str, kernel: str, defines: Defines, shared_bytes: int, cluster: int = 1
+) -> Any:
+    """The kernel as the driver knows it, allowed as much shared memory and as large a cluster as it is launched with."""
     driver = import_driver()
     module = load_module(device_index, source, defines)
     (function,) = check(driver, driver.cuModuleGetFunction(module, kernel.encode()), f"look-up of {kernel}")
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     check(driver, driver.cuFuncSetAttribute(function, attribute, shared_bytes), f"{shared_bytes} B for {kernel}")
+    if cluster > PORTABLE_CLUSTER:
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+        check(driver, driver.cuFuncSetAttribute(function, attribute, 1), f"clusters of {cluster} for {kernel}")
     return function
+
+
+def most_clusters(what: Launch, device: torch.device) -> int:
+    """How many clusters of a kernel the device holds at once; 0 where it cannot hold one.
+
+    Raises:
+        KernelCompileError: the kernel does not compile.
+        CudaLaunchError: the driver refuses to answer.
+    """
+    driver = import_driver()
+    with torch.cuda.device(device):
+        ensure_context(driver, device)
+        defines = tuple(sorted(what.defines.items()))
+        function = load_function(
+            torch.cuda.current_device(), what.source, what.kernel, defines, what.shared_bytes, what.cluster
+        )
+        if what.cluster == 1:
+            occupancy = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, what.threads, what.shared_bytes)
+            (blocks,) = check(driver, occupancy, f"occupancy of {what.kernel}")
+            return int(blocks) * torch.cuda.get_device_properties(device).multi_processor_count
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        attribute.value.clusterDim.x, attribute.value.clusterDim.y, attribute.value.clusterDim.z = what.cluster, 1, 1
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = what.cluster, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = what.threads, 1, 1
+        config.sharedMemBytes, config.attrs, config.numAttrs = what.shared_bytes, [attribute], 1
+        (clusters,) = check(driver, driver.cuOccupancyMaxActiveClusters(function, config), f"clusters of {what.kernel}")
+        return int(clusters)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The same promises for every backend: correct in place, isolated, and chosen aloud."""
 
+import itertools
 import logging
 import math
 from dataclasses import replace
@@ -215,6 +216,87 @@ def test_the_scan_resumes_from_a_state(backend: Backend, config: MambaConfig, we
     assert relative_error(output.risk_logit, truth.risk_logit) < 1e-4
     assert relative_error(state.ssm, last.ssm) < 1e-5
     assert relative_error(state.conv, last.conv) < 1e-5
+
+
+def packed_case(
+    config: MambaConfig, weights: NetworkWeights, lengths: list[int]
+) -> tuple[RecurrentState, torch.Tensor, torch.Tensor, torch.Tensor, RecurrentState]:
+    """Start, packed features and ratio, and the truth in float64: risks and last states."""
+    start = random_state(config, len(lengths))
+    features, ratio = torch.randn(sum(lengths), config.d_input), random_ratio(sum(lengths)).float()
+    risks, convs, ssms, first = [], [], [], 0
+    for vehicle, length in enumerate(lengths):
+        own = slice(first, first + length)
+        state = RecurrentState(start.conv[vehicle, None], start.ssm[vehicle, None])
+        if length > 0:
+            rows = (features[None, own].double(), ratio[None, own].double())
+            output, state = network_scan(config, weights, *rows, state, scan=selective_scan_chunked)
+            risks.append(output.risk_logit[0])
+        convs.append(state.conv)
+        ssms.append(state.ssm)
+        first += length
+    return start, features, ratio, torch.cat(risks), RecurrentState(torch.cat(convs), torch.cat(ssms))
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_a_packed_scan_of_different_lengths(
+    backend: Backend, config: MambaConfig, weights: NetworkWeights, *, last_only: bool
+) -> None:
+    """Sequences of 0 to 90 samples from stored states: outputs where asked, final states in place, no other slot."""
+    lengths = [33, 1, 0, 90, 2, 64, 3]
+    start, features, ratio, risks, after = packed_case(config, weights, lengths)
+    slots = 1 + torch.randperm(len(lengths) + 2)[: len(lengths)]
+    pool = poisoned_pool(config, len(lengths) + 3, backend.device)
+    pool.write(slots.to(backend.device), start)
+    output = backend.scan_packed(pool, slots, torch.tensor(lengths), features, ratio, last_only=last_only)
+    state = pool.read(slots.to(backend.device))
+    assert relative_error(state.conv, after.conv) < 1e-5
+    assert relative_error(state.ssm, after.ssm) < 1e-5
+    some = torch.tensor(lengths) > 0
+    if last_only:
+        ends = torch.tensor(lengths).cumsum(0)[some] - 1
+        assert relative_error(output.risk_logit[some.to(backend.device)], risks[ends]) < 1e-4
+        assert torch.isnan(output.risk_logit.cpu()[~some]).all()
+    else:
+        assert relative_error(output.risk_logit, risks) < 1e-4
+    unused = [slot for slot in range(pool.n_slots) if slot not in slots]
+    assert torch.isnan(pool.ssm[unused]).all()
+
+
+def test_a_vehicle_without_samples_keeps_its_state_bit_for_bit(backend: Backend, config: MambaConfig) -> None:
+    """Sharing a scan with longer sequences changes nothing of it."""
+    pool = StatePool(config, 4, backend.device)
+    pool.conv.normal_()
+    pool.ssm.normal_()
+    conv, ssm = pool.conv.clone(), pool.ssm.clone()
+    features, ratio = torch.randn(41, config.d_input), torch.ones(41)
+    backend.scan_packed(pool, torch.tensor([2, 1, 3]), torch.tensor([40, 0, 1]), features, ratio)
+    assert torch.equal(pool.conv[:2], conv[:2])
+    assert torch.equal(pool.ssm[:2], ssm[:2])
+    assert not torch.equal(pool.ssm[3], ssm[3])
+
+
+def test_chunks_cut_at_random_points_join(backend: Backend, config: MambaConfig, weights: NetworkWeights) -> None:
+    """A sequence in pieces, some scanned and some stepped, ends in the state and outputs of the whole."""
+    length = 150
+    start, features, ratio, risks, after = packed_case(config, weights, [length])
+    pool, slot = poisoned_pool(config, 3, backend.device), torch.tensor([2])
+    pool.write(slot.to(backend.device), start)
+    cuts = [0, *sorted((1 + torch.randperm(length - 1)[:6]).tolist()), length]
+    found = []
+    for first, last in itertools.pairwise(cuts):
+        if last - first < 6:
+            found += [
+                backend.step(pool, slot, features[t, None], ratio[t, None]).risk_logit for t in range(first, last)
+            ]
+        else:
+            own = slice(first, last)
+            piece = torch.tensor([last - first])
+            found.append(backend.scan_packed(pool, slot, piece, features[own], ratio[own]).risk_logit)
+    state = pool.read(slot.to(backend.device))
+    assert relative_error(torch.cat(found), risks) < 1e-4
+    assert relative_error(state.conv, after.conv) < 1e-5
+    assert relative_error(state.ssm, after.ssm) < 1e-5
 
 
 def test_pool_reads_back_what_was_written(config: MambaConfig) -> None:

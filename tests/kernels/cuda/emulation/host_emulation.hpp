@@ -1,10 +1,12 @@
-// Runs a CUDA kernel's source on the host, block by block: every thread is a fiber that yields at barriers and exchanges.
+// Runs a CUDA kernel's source on the host, cluster by cluster: every thread is a fiber that yields at barriers and
+// exchanges. A cluster is one block unless the kernel says otherwise.
 //
 // Shared memory starts as NaN, threads run in random order between two meeting points, and asynchronous copies arrive
 // only when they are waited for: a missing barrier or wait shows as a wrong result.
 #pragma once
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -20,16 +22,18 @@
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 
 struct Index {
     int x;
 };
 inline Index threadIdx, blockIdx, blockDim;
-alignas(16) inline unsigned char shared_memory[1 << 18];
+constexpr int MOST_SHARED_BYTES = 1 << 18, MOST_BLOCKS = 16;
+alignas(16) inline unsigned char shared_memory[MOST_BLOCKS * MOST_SHARED_BYTES];
 #define memory shared_memory
 
 namespace emulation {
-enum class Wait { none, barrier, warp, done };
+enum class Wait { none, barrier, warp, cluster, done };
 
 struct Fiber {
     ucontext_t context;
@@ -39,11 +43,16 @@ struct Fiber {
     struct Copy {
         void* to;
         const void* from;
-        int bytes;
+        int bytes, group;
     };
     std::vector<Copy> copies;
+    int groups = 0;  // committed
+};
+struct Fragments {
+    float a[4], b[2];
 };
 inline std::vector<Fiber> fibers;
+inline std::vector<Fragments> fragments;  // two of each thread, taken in turns
 inline std::vector<float> slots;  // two values per thread, taken in turns
 inline ucontext_t scheduler;
 inline int current;
@@ -67,34 +76,42 @@ inline bool all_wait(int first, int last, Wait wait) {
     return true;
 }
 
-// Returns false if some threads wait for others that never come.
-inline bool run_block(int threads, std::mt19937& random) {
-    std::memset(shared_memory, 0xff, sizeof(shared_memory));
+// Runs the blocks of a cluster together. Returns false if some threads wait for others that never come.
+inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& random) {
+    std::memset(shared_memory, 0xff, size_t(blocks) * MOST_SHARED_BYTES);
+    const int all = blocks * threads;
     fibers.clear();
-    fibers.resize(threads);
-    slots.assign(2 * threads, NAN);
+    fibers.resize(all);
+    slots.assign(2 * all, NAN);
+    fragments.assign(2 * all, Fragments());
     for (auto& fiber : fibers) {
         constexpr int BYTES = 1 << 16;
-        fiber.stack = std::make_unique<char[]>(BYTES);
+        fiber.stack.reset(new char[BYTES]);
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = BYTES;
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, entry, 0);
     }
-    std::vector<int> warps((threads + 31) / 32);
-    for (size_t i = 0; i < warps.size(); ++i) warps[i] = i;
+    struct Warp {
+        int first, last;  // threads of the cluster
+    };
+    std::vector<Warp> warps;
+    for (int block = 0; block < blocks; ++block)
+        for (int thread = 0; thread < threads; thread += 32)
+            warps.push_back({block * threads + thread, block * threads + std::min(thread + 32, threads)});
     for (;;) {
         bool moved = false;
         std::shuffle(warps.begin(), warps.end(), random);
-        for (int warp : warps) {
-            int first = 32 * warp, last = std::min(first + 32, threads);
+        for (auto [first, last] : warps) {
             do {
                 int start = random() % (last - first);
                 for (int i = 0; i < last - first; ++i) {
                     int thread = first + (start + i) % (last - first);
                     if (fibers[thread].wait != Wait::none) continue;
-                    current = threadIdx.x = thread;
+                    current = thread;
+                    threadIdx.x = thread % threads;
+                    blockIdx.x = first_block + thread / threads;
                     swapcontext(&scheduler, &fibers[thread].context);
                     moved = true;
                 }
@@ -102,12 +119,18 @@ inline bool run_block(int threads, std::mt19937& random) {
                 for (int i = first; i < last; ++i) fibers[i].wait = Wait::none;
             } while (true);
         }
-        if (all_wait(0, threads, Wait::done)) return true;
-        if (all_wait(0, threads, Wait::barrier)) {
-            for (auto& fiber : fibers) fiber.wait = Wait::none;
-        } else if (!moved) {
-            return false;
+        if (all_wait(0, all, Wait::done)) return true;
+        bool released = false;
+        for (int from = 0; from < all; from += threads) {
+            if (!all_wait(from, from + threads, Wait::barrier)) continue;
+            for (int i = from; i < from + threads; ++i) fibers[i].wait = Wait::none;
+            released = true;
         }
+        if (all_wait(0, all, Wait::cluster)) {
+            for (auto& fiber : fibers) fiber.wait = Wait::none;
+            released = true;
+        }
+        if (!released && !moved) return false;
     }
 }
 }  // namespace emulation
@@ -138,33 +161,80 @@ inline float reciprocal(float x) { return 1.0f / x; }
 
 inline void copy_async(void* to, const void* from, int bytes, bool valid) {
     if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) abort();  // misaligned
-    emulation::fibers[emulation::current].copies.push_back({to, valid ? from : nullptr, bytes});
+    auto& own = emulation::fibers[emulation::current];
+    own.copies.push_back({to, valid ? from : nullptr, bytes, own.groups});
 }
 inline void copy_async_16(void* to, const void* from, bool valid) { copy_async(to, from, 16, valid); }
 inline void copy_async_4(void* to, const void* from, bool valid) { copy_async(to, from, 4, valid); }
-inline void wait_for_copies() {
+inline void finish_copies(int groups) {
     auto& copies = emulation::fibers[emulation::current].copies;
-    for (auto& copy : copies) {
+    size_t done = 0;
+    for (; done < copies.size() && copies[done].group < groups; ++done) {
+        auto& copy = copies[done];
         if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
         else std::memset(copy.to, 0, copy.bytes);
     }
-    copies.clear();
+    copies.erase(copies.begin(), copies.begin() + done);
+}
+inline void commit_copies() { ++emulation::fibers[emulation::current].groups; }
+template <int PENDING>
+inline void wait_for_older_copies() { finish_copies(emulation::fibers[emulation::current].groups - PENDING); }
+inline void wait_for_copies() { finish_copies(emulation::fibers[emulation::current].groups + 1); }
+
+inline unsigned char* block_memory() {
+    return shared_memory + size_t(emulation::current / blockDim.x) * MOST_SHARED_BYTES;
+}
+inline void sync_warp() { emulation::yield(emulation::Wait::warp); }
+inline void sync_cluster() { emulation::yield(emulation::Wait::cluster); }
+template <typename T>
+inline T* remote_address(T* own, int rank) {
+    auto offset = (unsigned char*)own - block_memory();
+    if (offset < 0 || offset >= MOST_SHARED_BYTES) abort();  // not in shared memory
+    return (T*)(shared_memory + size_t(rank) * MOST_SHARED_BYTES + offset);
+}
+
+inline float keep_tf32(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, 4);
+    return bits_to_float(bits & ~0x1fffu);
+}
+inline float round_to_tf32(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, 4);
+    return bits_to_float((bits + 0x1000u) & ~0x1fffu);
+}
+inline void multiply_add(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+    using namespace emulation;
+    int self = current, turn = fibers[self].exchanges++ % 2, warp = self / 32 * 32;
+    auto& own = fragments[2 * self + turn];
+    for (int i = 0; i < 4; ++i) own.a[i] = keep_tf32(a[i]);
+    for (int i = 0; i < 2; ++i) own.b[i] = keep_tf32(b[i]);
+    yield(Wait::warp);
+    int g = (self - warp) / 4, t = self % 4;
+    for (int i = 0; i < 4; ++i) {
+        int row = g, column = 2 * t + i % 2;
+        for (int k = 0; k < 8; ++k) {
+            auto& left = fragments[2 * (warp + 4 * row + k % 4) + turn];
+            auto& right = fragments[2 * (warp + 4 * column + k % 4) + turn];
+            d[i] += left.a[i / 2 + 2 * (k / 4)] * right.b[k / 4];
+        }
+    }
 }
 
 template <typename T, int N>
 struct Pack;
 inline void add_global(float* to, Pack<float, 4> v);
 
-#define EMULATE(kernel, Params)                                                                    \
+#define EMULATE_CLUSTERS(kernel, Params, cluster)                                                  \
     static const Params* emulated_params_##kernel;                                                 \
     extern "C" int emulate_##kernel(const Params* params, int blocks, int threads, unsigned seed) { \
         std::mt19937 random(seed);                                                                 \
         emulated_params_##kernel = params;                                                         \
         emulation::body = [] { kernel(*emulated_params_##kernel); };                               \
         blockDim.x = threads;                                                                      \
-        for (int block = 0; block < blocks; ++block) {                                             \
-            blockIdx.x = block;                                                                    \
-            if (!emulation::run_block(threads, random)) return 1;                                  \
+        for (int block = 0; block < blocks; block += cluster) {                                    \
+            if (!emulation::run_cluster(block, cluster, threads, random)) return 1;                \
         }                                                                                          \
         return 0;                                                                                  \
     }
+#define EMULATE(kernel, Params) EMULATE_CLUSTERS(kernel, Params, 1)
