@@ -7,7 +7,7 @@ from kernels.backend import BACKENDS, Backend, BackendUnavailableError, choose_b
 from kernels.config import MambaConfig
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
-from kernels.scan import SelectiveScan, selective_scan_chunked, selective_scan_ref, training_scan
+from kernels.scan import SelectiveScan, selective_scan_chunked, selective_scan_ref
 from kernels.training import TrainingForward, training_forward
 from kernels.weights import BlockWeights, NetworkWeights
 
@@ -29,5 +29,4 @@ __all__ = [
     "selective_scan_chunked",
     "selective_scan_ref",
     "training_forward",
-    "training_scan",
 ]

@@ -118,14 +118,3 @@ def selective_scan_mamba_ssm(
         return_last_state=True,
     )
     return y.transpose(1, 2), last
-
-
-def training_scan(device: torch.device) -> SelectiveScan:
-    """The fastest scan that differentiates on this device: mamba-ssm's on CUDA when installed, else the chunked one."""
-    if device.type == "cuda":
-        try:
-            import mamba_ssm  # noqa: F401, PLC0415  (it needs CUDA merely to be imported)
-        except ImportError:
-            return selective_scan_chunked
-        return selective_scan_mamba_ssm
-    return selective_scan_chunked

@@ -284,7 +284,7 @@ def text_times(text: pa.Array, column: str, first: int, findings: Findings) -> p
     try:
         return pc.cast(text, pa.int64())
     except pa.ArrowInvalid:
-        pass
+        pass  # not all are milliseconds
     try:
         nanos = pc.cast(pc.cast(text, pa.timestamp("ns", "UTC")), pa.int64())
         return pc.divide(pc.add(nanos, 500_000), 1_000_000)
