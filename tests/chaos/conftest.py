@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.power import build_ledger
 from tests.processes import ServiceProcess, ValkeyProcess
 
 ROUNDS = int(os.environ.get("EMBERWATCH_CHAOS_ROUNDS", "1"))
@@ -25,6 +27,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def rng(seed: int) -> random.Random:
     """When and where things happen."""
     return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def fsync_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes a store's power cuttable."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed: no power cut can be played (Debian: apt-get install g++)")
+    return build_ledger(tmp_path_factory.mktemp("ledger"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ class Proxy:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.target_port = target_port
-        self.delay_s = 0.0  # before each chunk, both ways
+        self._delay_s = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._flowing = asyncio.Event()
@@ -44,8 +44,12 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
     def swallow_replies(self) -> None:
-        """What is asked arrives and is done; no answer ever comes back on the connections that are open."""
+        """What is asked arrives and is done; no answer ever comes back."""
         self._swallowing = True
+
+    def delay(self, seconds: float) -> None:
+        """Hold each chunk back, both ways."""
+        self._delay_s = seconds
 
     def refuse(self) -> None:
         """Cut every connection, and each new one at once."""
@@ -63,7 +67,7 @@ class Proxy:
     def heal(self, target_port: int | None = None) -> None:
         """Behave again; connections that hung are cut. New ones go to `target_port` if given."""
         self._refusing = self._swallowing = False
-        self.delay_s = 0.0
+        self._delay_s = 0.0
         self.target_port = target_port or self.target_port
         self._do(self._cut())
         self._loop.call_soon_threadsafe(self._flowing.set)
@@ -107,6 +111,8 @@ class Proxy:
             await asyncio.gather(
                 self._pump(reader, store_writer, replies=False), self._pump(store_reader, writer, replies=True)
             )
+        except asyncio.CancelledError:
+            pass  # the proxy is closing
         finally:
             self._pairs.discard(pair)
 
@@ -114,8 +120,8 @@ class Proxy:
         try:
             while data := await reader.read(CHUNK):
                 await self._flowing.wait()
-                if self.delay_s:
-                    await asyncio.sleep(self.delay_s)
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
                 if replies and self._swallowing:
                     continue
                 writer.write(data)

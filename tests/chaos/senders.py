@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import random
 import socket
 import threading
@@ -14,7 +15,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tests.chaos.vans import START_MS, Van, make_drive
+from tests.chaos.vans import RETRYABLE, START_MS, Van, make_drive
+from tests.processes import wait_until
+
+logger = logging.getLogger(__name__)
 
 TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
 LONGEST_PAUSE_S = 0.3  # Retry-After is in whole seconds; a test has not so many
@@ -61,6 +65,8 @@ class Fleet:
         urls: of the workers; every request goes to a random one, or with `sticky` to the van's own while that answers.
         keep_s: how long a device keeps what was acknowledged, to send it once more after a failure.
         pause_s: mean pause of a sender between two requests.
+        start_ms, interval_ms: when the drives begin, and how far apart their samples mostly are.
+        retryable: the verdicts after which a sample is sent again.
     """
 
     def __init__(
@@ -77,16 +83,19 @@ class Fleet:
         pause_s: float = 0.02,
         sticky: bool = False,
         start_ms: int = START_MS,
+        interval_ms: int = 5_000,
+        retryable: frozenset[str] = RETRYABLE,
     ) -> None:
         self.urls = list(urls)
         self.seed = seed
         rng = np.random.default_rng(seed)
         name = f"chaos-{seed}-{time.monotonic_ns() % 1_000_000}"
-        self.vans = [Van(f"{name}-{i}", make_drive(rng, length, start_ms)) for i in range(n_vans)]
+        self.vans = [Van(f"{name}-{i}", make_drive(rng, length, start_ms, interval_ms)) for i in range(n_vans)]
         self.outcomes: Counter[str] = Counter()  # of requests: status codes and failures
         self._n_threads = n_threads
         self._largest_array, self._timeout_s = largest_array, timeout_s
         self._keep_s, self._pause_s, self._sticky = keep_s, pause_s, sticky
+        self._retryable = retryable
         self._stopping = threading.Event()
         self._paused = threading.Event()
         self._idle = threading.Barrier(n_threads + 1)
@@ -119,9 +128,16 @@ class Fleet:
             for thread in self._threads:
                 thread.join()
         unfinished = [van.vehicle_id for van in self.vans if van.unfinished]
+        longest = max(van.acknowledged for van in self.vans)
+        logger.info("%d samples acknowledged, at most %d of a van; %s", self.acknowledged, longest, dict(self.outcomes))
         odd = [line for van in self.vans for line in van.odd]
         assert not odd, "\n".join([f"{len(odd)} odd answers (seed {self.seed}), {self.outcomes}", *odd[:20]])
         assert not unfinished, f"not acknowledged {finish_s} s after the trouble: {unfinished}, {self.outcomes}"
+
+    def wait_until_all_failed(self) -> None:
+        """Until every van has met a failure since now: each knows that there is trouble."""
+        since = time.monotonic()
+        wait_until(lambda: all(van.failed_at > since for van in self.vans), "every van to notice", timeout_s=60)
 
     def move(self, *urls: str) -> None:
         """From now on, send to these workers."""
@@ -181,7 +197,7 @@ class Fleet:
             failed = True
         else:
             self.outcomes[str(status)] += 1
-            failed = status in TRY_AGAIN or van.hear(first, items_of(status, answer))
+            failed = status in TRY_AGAIN or van.hear(first, items_of(status, answer), self._retryable)
         if failed:
             van.rewind(self._keep_s)
             time.sleep(rng.random() * min(wait_s, LONGEST_PAUSE_S))
@@ -193,4 +209,4 @@ def items_of(status: int, answer: bytes) -> list[dict[str, Any]]:
     if "items" in data:
         items: list[dict[str, Any]] = data["items"]
         return items
-    return [data if "i" in data else {"i": 0, "status": data.get("verdict", f"refused with {status}"), **data}]
+    return [data if "i" in data else data | {"i": 0, "status": data.get("verdict", f"refused with {status}")}]

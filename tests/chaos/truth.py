@@ -1,15 +1,19 @@
 """What the service holds of every van, beside the offline scan over exactly what it acknowledged."""
 
 import functools
+import logging
 
 import httpx
 import numpy as np
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.runtime import recompute
+from model.runtime import Recomputed, recompute
 from service.state_codec import unpack_snapshot
 from tests.chaos.vans import Van
 
+logger = logging.getLogger(__name__)
+
+cache: dict[str, Recomputed] = {}  # the last truth of each van: the same is asked of several workers
 TOLERANCE = 1e-4  # promise 1: relative error of the state; the same, absolute, for risks
 
 
@@ -41,7 +45,9 @@ def differences(http: httpx.Client, van: Van, count: int) -> list[str]:
     held = unpack_snapshot(state.content)
     if (held.epoch, held.seq) != (1, wanted["seq"]):
         wrong.append(f"{name}: its state is of epoch {held.epoch}, seq {held.seq}, should be of {wanted}")
-    truth = recompute(checkpoint(), drive.ts_ms[:count], drive.signals[:count])
+    if name not in cache or len(cache[name].risk) != count:
+        cache[name] = recompute(checkpoint(), drive.ts_ms[:count], drive.signals[:count])
+    truth = cache[name]
     for part, value, true in (("ssm_state", held.ssm, truth.ssm), ("conv_state", held.conv, truth.conv)):
         error = relative_error(value, true)
         if not error < TOLERANCE:
@@ -53,6 +59,32 @@ def differences(http: httpx.Client, van: Van, count: int) -> list[str]:
             wrong.append(f"{name}: sample {i} was answered risk {risk}, should be {truth.risk[i]}")
             break
     return wrong
+
+
+def kept(http: httpx.Client, van: Van) -> int:
+    """How many of a van's samples the service holds."""
+    answer = http.get(f"/v1/vehicles/{van.vehicle_id}")
+    return 0 if answer.status_code == 404 else int(answer.raise_for_status().json()["samples"])
+
+
+def check_losses(url: str, vans: list[Van], lost_since: float) -> int:
+    """Every van's record is that of a beginning of its samples, and what is missing was acknowledged after `lost_since`.
+
+    Returns how many acknowledged samples are missing. Raises AssertionError.
+    """
+    wrong, lost = [], 0
+    with httpx.Client(base_url=url, timeout=30.0) as http:
+        for van in vans:
+            count = kept(http, van)
+            wrong += differences(http, van, count)
+            missing = range(count, van.acknowledged)
+            lost += len(missing)
+            if missing and van.acknowledged_at[missing[0]] < lost_since:
+                early = lost_since - van.acknowledged_at[missing[0]]
+                wrong.append(f"{van.vehicle_id}: sample {missing[0]} is lost, acknowledged {early:.2f} s too early for that")
+    assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:20]])
+    logger.info("%d acknowledged samples of %d vans are missing", lost, len(vans))
+    return lost
 
 
 def check(url: str, vans: list[Van], *, lost_allowed: bool = False) -> None:

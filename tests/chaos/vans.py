@@ -34,9 +34,9 @@ class Drive:
         return {"ts": int(self.ts_ms[i]), "seq": int(self.seqs[i]), "signals": present}
 
 
-def make_drive(rng: np.random.Generator, length: int, start_ms: int = START_MS) -> Drive:
-    """A drive from random walks inside every signal's limits."""
-    elapsed = rng.choice([5_000, 5_000, 5_000, 4_980, 5_040, 10_000, 300_000], length, p=[0.3, 0.3, 0.3, *[0.03] * 3, 0.01])
+def make_drive(rng: np.random.Generator, length: int, start_ms: int = START_MS, interval_ms: int = 5_000) -> Drive:
+    """A drive from random walks inside every signal's limits, mostly at the given interval."""
+    elapsed = rng.choice([500, 498, 504, 1_000, 30_000], length, p=[0.9, 0.03, 0.03, 0.03, 0.01]) * interval_ms // 500
     seqs = np.arange(length) + np.cumsum(rng.random(length) < 0.01)
 
     def walk(start: float, step: float, low: float, high: float) -> NDArray[np.float64]:
@@ -75,6 +75,7 @@ class Van:
     answered_risk: dict[int, float] = field(default_factory=dict)
     acknowledged_at: dict[int, float] = field(default_factory=dict)  # monotonic seconds, the first time
     applied: dict[int, int] = field(default_factory=dict)  # how often each sample was answered `applied`
+    failed_at: float = 0.0  # monotonic seconds of its last failure
     odd: list[str] = field(default_factory=list)
 
     @property
@@ -82,12 +83,12 @@ class Van:
         """Whether something was sent that is not known to be kept."""
         return self.next < self.begun
 
-    def hear(self, first: int, items: list[dict[str, Any]]) -> bool:
+    def hear(self, first: int, items: list[dict[str, Any]], retryable: frozenset[str] = RETRYABLE) -> bool:
         """Take the answers to samples from `first` on; whether something has to be sent again."""
         for i, item in enumerate(items, start=first):
             status = item["status"]
-            if status in RETRYABLE:
-                overtaken = [item for item in items[i - first :] if item["status"] not in RETRYABLE]
+            if status in retryable:
+                overtaken = [item for item in items[i - first :] if item["status"] not in retryable]
                 if overtaken:
                     self.odd.append(f"{self.vehicle_id} sample {i} was {status}, but after it: {overtaken}")
                 self.next = i
@@ -116,7 +117,8 @@ class Van:
 
     def rewind(self, keep_s: float) -> None:
         """After a failure: begin again with what was acknowledged in the last `keep_s` seconds, in case it was lost."""
-        since = time.monotonic() - keep_s
+        self.failed_at = time.monotonic()
+        since = self.failed_at - keep_s
         first = self.acknowledged
         while first and self.acknowledged_at[first - 1] > since:
             first -= 1
