@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import redis
@@ -75,7 +75,7 @@ class ServiceProcess:
         """What the service wrote to standard error so far."""
         return self._log.read_text()
 
-    def start(self) -> "ServiceProcess":
+    def start(self) -> Self:
         """Start and wait until it is ready."""
         self.launch()
         self.wait_until_ready()
@@ -159,7 +159,7 @@ class ValkeyProcess:
         """A fresh client."""
         return redis.Redis.from_url(self.url)
 
-    def start(self) -> "ValkeyProcess":
+    def start(self) -> Self:
         """Start and wait until the data set is loaded."""
         fixed = ["--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
         self._process = subprocess.Popen(

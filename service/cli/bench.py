@@ -1,19 +1,19 @@
 """`emberwatch bench`: how fast it is here, beside its peers, once it has proved correct."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from model.benchmarks import StepBenchmark, measure_step
+from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
+from service.benchmark.lanes import LoadError
+from service.benchmark.processes import ProcessError
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
 
 app = typer.Typer(help="Measure this machine; nothing is measured that did not prove correct first.")
-
-
-@app.callback()
-def bench() -> None:
-    """Keeps `step` a subcommand while it is the only one."""
 
 
 @app.command("step")
@@ -49,6 +49,72 @@ def step(
         console.print(table(report["rows"]))
     if not report["correct"]:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+@app.command("ingest")
+def ingest(
+    vans: Annotated[int, typer.Option(min=1, max=1_000, help="Each sends one sample in every batch.")] = 240,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 5,
+    round_s: Annotated[float, typer.Option(min=0.1, max=10.0, help="About how long a round lasts.")] = 3.0,
+    in_flight: Annotated[int, typer.Option(min=1, max=16, help="Batches on their way at once.")] = 2,
+    connections: Annotated[int, typer.Option(min=1, help="Single samples on their way at once.")] = 64,
+    mode: Annotated[list[str] | None, typer.Option(help=f"{JOURNAL} or {WRITE_THROUGH} [both].")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="name=value of the service; may be repeated.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="For the stores' files, gigabytes [a temporary one].")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure a service on one core, with store (everysec) and client on another: batches, single posts, store traffic.
+
+    Exit code 1 if the service gave a wrong state, did not apply a sample or did not answer: then nothing is reported.
+    """
+    with refusing(ValueError, ProcessError):
+        modes = tuple(mode or (JOURNAL, WRITE_THROUGH))
+        if unknown := set(modes) - {JOURNAL, WRITE_THROUGH}:
+            raise ValueError(f"mode must be {JOURNAL} or {WRITE_THROUGH}, got {', '.join(sorted(unknown))}")
+        options = IngestOptions(
+            vans=vans, rounds=rounds, round_s=round_s, in_flight=in_flight, connections=connections, modes=modes,
+            settings=dict(pair(text) for text in setting or ()), folder=folder,
+        )  # fmt: skip
+        try:
+            report = measure_ingest(options, lambda line: console.print(line, highlight=False))
+        except LoadError as error:
+            console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
+            raise typer.Exit(ANSWER_IS_NO) from error
+    console.print(profile(report["rows"]))
+    if as_json:
+        print_json(report)
+    else:
+        console.print(ingest_table(report["rows"]))
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`name=value` in two. Raises ValueError."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a setting is name=value, got {text}")
+    return name, value
+
+
+def profile(rows: list[dict[str, Any]]) -> Table:
+    """Where the time of one sample goes, by the service's own clocks; stages may contain each other."""
+    found = Table("stage", "mode", "us per sample")
+    stages = [row for row in rows if row["name"] == "stage_time"]
+    for row in sorted(stages, key=lambda row: (row["params"]["mode"], -row["value"])):
+        found.add_row(row["params"]["stage"], row["params"]["mode"], f"{row['value']:.2f}")
+    return found
+
+
+def ingest_table(rows: list[dict[str, Any]]) -> Table:
+    """The report for people."""
+    found = Table("what", "mode", "value", "lowest", "highest", "peer", "times as good")
+    for row in rows:
+        if row["name"] != "stage_time":
+            found.add_row(
+                row["name"], row["params"]["mode"], f"{row['value']:,.1f} {row['unit']}", f"{row['lo']:,.1f}",
+                f"{row['hi']:,.1f}", row["peer"] or "", "" if row["ratio"] is None else f"{row['ratio']:.1f}",
+            )  # fmt: skip
+    return found
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Self
 
 from tests.processes import free_port
 
@@ -27,7 +27,7 @@ class Proxy:
         self._swallowing = False
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         self._thread.start()
         self._do(self._start())
         return self

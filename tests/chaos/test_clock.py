@@ -11,7 +11,7 @@ from tests.chaos.conftest import StartWorker
 from tests.chaos.senders import Fleet
 from tests.chaos.truth import check
 from tests.chaos.vans import RETRYABLE
-from tests.processes import ValkeyProcess
+from tests.processes import ValkeyProcess, wait_until
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -76,8 +76,9 @@ def test_a_retry_is_known_although_the_clock_stepped_back(
         with httpx.Client(base_url=worker.url) as http:
             assert http.post("/v1/vehicles/van/telemetry", json=sample).json()["status"] == "applied"
             clock.set(-3_600)
-            time.sleep(1.5)  # the library looks at its file once in a second
-            newer = sample | {"ts": sample["ts"] + 5_000, "seq": 2}
+            elsewhere = "/v1/vehicles/another/telemetry"
+            wait_until(lambda: http.post(elsewhere, json=sample).status_code == 422, "the clock to step")
+            newer = sample | {"ts": now_ms + 5_000, "seq": 2}
             assert http.post("/v1/vehicles/van/telemetry", json=newer).status_code == 422
             again = http.post("/v1/vehicles/van/telemetry", json=sample)
             assert (again.status_code, again.json()["status"]) == (200, "duplicate"), again.text

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 
 from tests.chaos.conftest import StartWorker
 from tests.chaos.proxy import Proxy
@@ -17,7 +18,7 @@ def test_a_bad_connection_to_the_store_loses_and_doubles_nothing(
     with Proxy(store.port) as proxy:
         bad, good = start_worker(proxy.url), start_worker(store.url)
         fleet = Fleet([bad.url, bad.url, good.url], seed)
-        troubles = [
+        troubles: list[Callable[[], None]] = [
             proxy.stall, proxy.cut, proxy.refuse, proxy.half_close, proxy.swallow_replies,
             lambda: proxy.delay(rng.uniform(0.01, 0.4)),
         ]  # fmt: skip

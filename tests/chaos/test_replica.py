@@ -69,7 +69,9 @@ def test_a_device_that_noticed_nothing_is_told_to_go_back(
                     return str(answer.json()["items"][0]["status"])
 
                 assert [send(i) for i in range(10)] == ["applied"] * 10
-                wait_until(lambda: replica.client.info("replication")["slave_repl_offset"] == offset(store), "all of it")
+                wait_until(
+                    lambda: replica.client.info("replication")["slave_repl_offset"] == offset(store), "all of it"
+                )
                 replication.stall()
                 assert [send(i) for i in range(10, 15)] == ["applied"] * 5
                 replica.client.execute_command("REPLICAOF", "NO", "ONE")

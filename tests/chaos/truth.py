@@ -32,33 +32,35 @@ def differences(http: httpx.Client, van: Van, count: int) -> list[str]:
     """Where the service's record of a van is not that of its first `count` samples, each applied once."""
     if not count:
         return []
-    drive, name = van.drive, van.vehicle_id
-    vehicle = http.get(f"/v1/vehicles/{name}")
-    if vehicle.status_code != 200:
-        return [f"{name}: {count} acknowledged, but {vehicle.status_code} {vehicle.text}"]
-    wanted = {"epoch": 1, "seq": int(drive.seqs[count - 1]), "samples": count, "current_model": True}
-    found = {key: vehicle.json()[key] for key in wanted}
-    wrong = [] if found == wanted else [f"{name}: is {found}, should be {wanted}"]
-    state = http.get(f"/v1/vehicles/{name}/state")
-    if state.status_code != 200:
-        return [*wrong, f"{name}: its state is {state.status_code} {state.text}"]
-    held = unpack_snapshot(state.content)
-    if (held.epoch, held.seq) != (1, wanted["seq"]):
-        wrong.append(f"{name}: its state is of epoch {held.epoch}, seq {held.seq}, should be of {wanted}")
-    if name not in cache or len(cache[name].risk) != count:
-        cache[name] = recompute(checkpoint(), drive.ts_ms[:count], drive.signals[:count])
-    truth = cache[name]
-    for part, value, true in (("ssm_state", held.ssm, truth.ssm), ("conv_state", held.conv, truth.conv)):
-        error = relative_error(value, true)
-        if not error < TOLERANCE:
-            wrong.append(f"{name}: {part} after {count} samples is off by {error:.2e}")
-    if not abs(vehicle.json()["risk"] - truth.risk[-1]) < TOLERANCE:
-        wrong.append(f"{name}: risk is {vehicle.json()['risk']}, should be {truth.risk[-1]}")
-    for i, risk in van.answered_risk.items():
-        if i < count and not abs(risk - truth.risk[i]) < TOLERANCE:
-            wrong.append(f"{name}: sample {i} was answered risk {risk}, should be {truth.risk[i]}")
-            break
-    return wrong
+    name, last_seq = van.vehicle_id, int(van.drive.seqs[count - 1])
+    vehicle, state = http.get(f"/v1/vehicles/{name}"), http.get(f"/v1/vehicles/{name}/state")
+    if (vehicle.status_code, state.status_code) != (200, 200):
+        return [f"{name}: {count} samples sent, but {vehicle.text} and its state {state.content[:300]!r}"]
+    found, held = vehicle.json(), unpack_snapshot(state.content)
+    wanted = {"epoch": 1, "seq": last_seq, "samples": count, "current_model": True}
+    wrong = [f"{key} is {found[key]}, should be {value}" for key, value in wanted.items() if found[key] != value]
+    if (held.epoch, held.seq) != (1, last_seq):
+        wrong.append(f"its state is of epoch {held.epoch}, seq {held.seq}, should be of seq {last_seq}")
+    truth = truth_of(van, count)
+    errors = {
+        "ssm_state": relative_error(held.ssm, truth.ssm),
+        "conv_state": relative_error(held.conv, truth.conv),
+        "risk": abs(found["risk"] - truth.risk[-1]),
+        "some answer's risk": max(
+            [0.0, *(abs(risk - truth.risk[i]) for i, risk in van.answered_risk.items() if i < count)]
+        ),
+    }
+    wrong += [f"{part} is off by {error:.2e}" for part, error in errors.items() if not error < TOLERANCE]
+    return [f"{name} after {count} samples: {line}" for line in wrong]
+
+
+def truth_of(van: Van, count: int) -> Recomputed:
+    """The offline scan over a van's first samples."""
+    known = cache.get(van.vehicle_id)
+    if known is None or len(known.risk) != count:
+        known = recompute(checkpoint(), van.drive.ts_ms[:count], van.drive.signals[:count])
+        cache[van.vehicle_id] = known
+    return known
 
 
 def kept(http: httpx.Client, van: Van) -> int:
@@ -81,7 +83,9 @@ def check_losses(url: str, vans: list[Van], lost_since: float) -> int:
             lost += len(missing)
             if missing and van.acknowledged_at[missing[0]] < lost_since:
                 early = lost_since - van.acknowledged_at[missing[0]]
-                wrong.append(f"{van.vehicle_id}: sample {missing[0]} is lost, acknowledged {early:.2f} s too early for that")
+                wrong.append(
+                    f"{van.vehicle_id}: sample {missing[0]} is lost, acknowledged {early:.2f} s too early for that"
+                )
     assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:20]])
     logger.info("%d acknowledged samples of %d vans are missing", lost, len(vans))
     return lost
