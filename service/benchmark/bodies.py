@@ -50,7 +50,7 @@ class BenchFleet:
         start, step, low, high = np.array([WALKS[name] for name in SIGNALS], np.float64).T
         before = self.history[-1] if self.history else np.tile(start, (len(self.names), 1))
         moved = before + self._rng.normal(0.0, step, before.shape)
-        signals: NDArray[np.float64] = np.round(np.clip(moved, low, high), 6)
+        signals = np.round(np.clip(moved, low, high), 6).astype(np.float64)
         signals[:, SIGNALS.index("brake_events")] = np.round(signals[:, SIGNALS.index("brake_events")])
         self.history.append(signals)
         self.ticks += 1

@@ -21,7 +21,7 @@ import orjson
 
 from model.benchmarks import describe_device, this_commit
 from model.checkpoint import load_checkpoint
-from model.runtime import recompute
+from model.runtime import recompute_fleet
 from service.benchmark.bodies import BenchFleet, ts_of
 from service.benchmark.lanes import Lane, LoadError, at_times, close, connect, in_order
 from service.benchmark.processes import BenchServer, BenchStore, Cores, running_server, running_store
@@ -96,10 +96,10 @@ class Bench:
         wrong = [n for n in fleet.names if n not in held or (held[n]["samples"], held[n]["seq"]) != wanted]
         if wrong:
             raise LoadError(f"{len(wrong)} vans do not have {fleet.ticks} samples, such as {held.get(wrong[0])}")
-        ts_ms = np.array([ts_of(tick) for tick in range(fleet.ticks)], np.int64)
-        for van in vans:
+        ts_ms = np.tile(np.array([ts_of(tick) for tick in range(fleet.ticks)], np.int64), (len(vans), 1))
+        signals = np.stack([tick[list(vans)] for tick in fleet.history], axis=1)
+        for van, truth in zip(vans, recompute_fleet(checkpoint, ts_ms, signals), strict=True):
             state = unpack_snapshot(self.server.get(f"/v1/vehicles/{fleet.names[van]}/state"))
-            truth = recompute(checkpoint, ts_ms, np.stack([tick[van] for tick in fleet.history]))
             error = relative_error(state.ssm, truth.ssm)
             if state.seq != fleet.ticks - 1 or not error < TOLERANCE:
                 raise LoadError(f"the state of {fleet.names[van]} at seq {state.seq} is off by {error:.1e}")
