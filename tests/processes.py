@@ -75,6 +75,12 @@ class ServiceProcess:
         """What the service wrote to standard error so far."""
         return self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        """Of the running service."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> Self:
         """Start and wait until it is ready."""
         self.launch()
@@ -94,12 +100,6 @@ class ServiceProcess:
     def wait_until_ready(self) -> None:
         """Until it takes samples. Raises RuntimeError with its log if it exits instead."""
         wait_until(self._is_ready, f"the service at {self.url}")
-
-    @property
-    def pid(self) -> int:
-        """Of the running process."""
-        assert self._process is not None
-        return self._process.pid
 
     def pause(self) -> None:
         """SIGSTOP: it neither runs nor hangs up."""

@@ -72,7 +72,8 @@ def test_a_retry_is_known_although_the_clock_stepped_back(
     store = ValkeyProcess(tmp_path / "store").start()
     try:
         worker = start_worker(store.url, environment=clock.environment)
-        sample = {"ts": int(time.time() * 1_000), "seq": 1, "signals": {"speed": 3.0}}
+        now_ms = int(time.time() * 1_000)
+        sample = {"ts": now_ms, "seq": 1, "signals": {"speed": 3.0}}
         with httpx.Client(base_url=worker.url) as http:
             assert http.post("/v1/vehicles/van/telemetry", json=sample).json()["status"] == "applied"
             clock.set(-3_600)
