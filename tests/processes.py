@@ -81,7 +81,7 @@ class ServiceProcess:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> Self:
+    def start(self) -> "ServiceProcess":
         """Start and wait until it is ready."""
         self.launch()
         self.wait_until_ready()

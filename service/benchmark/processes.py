@@ -116,11 +116,11 @@ class BenchServer:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stages(self) -> dict[str, float]:
-        """Seconds so far in every stage that the service measures of itself, by name."""
+        """Seconds so far in everything of which the service measures the duration, by name and labels."""
         seconds: dict[str, float] = {}
         for family in text_string_to_metric_families(self.get("/metrics").decode()):
             for sample in family.samples:
-                if family.type == "histogram" and sample.name.endswith("_seconds_sum"):
+                if sample.name.endswith("_seconds_sum") and family.name != "emberwatch_event_lag_seconds":
                     name = sample.name.removeprefix("emberwatch_").removesuffix("_seconds_sum")
                     key = " ".join([name, *(value for label, value in sample.labels.items() if label != "code")])
                     seconds[key] = seconds.get(key, 0.0) + sample.value

@@ -81,11 +81,10 @@ def ingest(
         except LoadError as error:
             console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
             raise typer.Exit(ANSWER_IS_NO) from error
-    console.print(profile(report["rows"]))
+    console.print(profile(report["rows"]), highlight=False, soft_wrap=True)
+    console.print(figures(report["rows"]), highlight=False, soft_wrap=True)
     if as_json:
         print_json(report)
-    else:
-        console.print(ingest_table(report["rows"]))
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -96,25 +95,23 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def profile(rows: list[dict[str, Any]]) -> Table:
-    """Where the time of one sample goes, by the service's own clocks; stages may contain each other."""
-    found = Table("stage", "mode", "us per sample")
+def profile(rows: list[dict[str, Any]]) -> str:
+    """Where the time of one sample goes, by the service's own clocks; stages may contain each other, and waiting."""
     stages = [row for row in rows if row["name"] == "stage_time"]
-    for row in sorted(stages, key=lambda row: (row["params"]["mode"], -row["value"])):
-        found.add_row(row["params"]["stage"], row["params"]["mode"], f"{row['value']:.2f}")
-    return found
+    stages.sort(key=lambda row: (row["params"]["mode"], -row["value"]))
+    return "\n".join(
+        f"{r['params']['mode']:<14} {r['params']['stage']:<50} {r['value']:10.2f} us/sample" for r in stages
+    )
 
 
-def ingest_table(rows: list[dict[str, Any]]) -> Table:
+def figures(rows: list[dict[str, Any]]) -> str:
     """The report for people."""
-    found = Table("what", "mode", "value", "lowest", "highest", "peer", "times as good")
-    for row in rows:
-        if row["name"] != "stage_time":
-            found.add_row(
-                row["name"], row["params"]["mode"], f"{row['value']:,.1f} {row['unit']}", f"{row['lo']:,.1f}",
-                f"{row['hi']:,.1f}", row["peer"] or "", "" if row["ratio"] is None else f"{row['ratio']:.1f}",
-            )  # fmt: skip
-    return found
+    return "\n".join(
+        f"{r['params']['mode']:<14} {r['name']:<24} {r['value']:12,.1f} {r['unit']:<10} [{r['lo']:,.1f} to {r['hi']:,.1f}]"
+        + ("" if r["ratio"] is None else f"  {r['ratio']:.1f} x as good as {r['peer']}")
+        for r in rows
+        if r["name"] != "stage_time"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
