@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import REPOSITORY
 from tests.processes import ServiceProcess
 
 EXAMPLES = os.environ.get("EMBERWATCH_CONTRACT_EXAMPLES", "20")  # for each call and kind of data
 SEED = os.environ.get("EMBERWATCH_CONTRACT_SEED", "1")
+HERE = Path(__file__).parent
 TIMEOUT_S = 240
 
 
@@ -18,8 +20,20 @@ def test_every_call_keeps_to_the_document(tmp_path: Path) -> None:
     try:
         options = ["--checks", "all", "--mode", "all", "--phases", "examples,coverage,fuzzing,stateful"]
         options += ["--max-examples", EXAMPLES, "--seed", SEED, "--continue-on-failure", "--no-color"]
-        command = [str(Path(sys.executable).parent / "schemathesis"), "run", *options, f"{service.url}/openapi.json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, cwd=tmp_path)
+        program = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml")]
+        done = subprocess.run(
+            [*program, "run", *options, f"{service.url}/openapi.json"],
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "tests.contract.schemathesis_hooks",
+                "PYTHONPATH": str(REPOSITORY),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "No issues found" in done.stdout, done.stdout
     finally:
