@@ -1,11 +1,10 @@
 #include <algorithm>
 #include "element.cuh"
 
-inline Pack<float, 4> load_remote(const float* own, int rank) {
-    return *reinterpret_cast<const Pack<float, 4>*>(remote_address(own, rank));
-}
-inline void store_remote(float* own, int rank, Pack<float, 4> v) {
-    *reinterpret_cast<Pack<float, 4>*>(remote_address(own, rank)) = v;
+inline void send(float* own, Mail* mail, int rank, Pack<float, 4> v) { send_bytes(own, mail, rank, v.at); }
+template <typename T>
+inline void load_weights(Pack<T, 4>& to, const Pack<T, 4>* from, bool valid) {
+    if (valid) to = *from;
 }
 template <int N>
 inline Pack<float, N> load_shared(const Pack<float, N>* from) { return *from; }
