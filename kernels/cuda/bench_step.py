@@ -411,7 +411,7 @@ def sweep_cuts(weights: NetworkWeights, kernel: StepKernel, step: Step, batch: i
 
     def one(cut: dict[str, Any], vans: int | None) -> None:
         plan = StepPlan(CONFIG, **cut)
-        if kernel.capacity(plan.ranks) == 0 or not check_step(exact, kernel, min(batch, 300), plan, vans):
+        if kernel.capacity(plan) == 0 or not check_step(exact, kernel, min(batch, 300), plan, vans):
             return
         times = [microseconds(graphed(partial(step.run, kernel, plan, vans)), repeats) for _ in range(3)]
         say(f"  cut {batch:6d} {cut} vans {vans} ring {plan.ring_slots}: {statistics.median(times):.1f} us "

@@ -46,6 +46,7 @@ class StepPlan:
     two_hops: bool = False  # partial sums are added by one rank and handed out, instead of by every rank for itself
     bf16: bool = False  # weights of the projections
     pipe: int = 4  # fragments of 16 x 16 of weights under way per warp
+    kept: int = -1  # percent of the states that the second-level cache keeps, dropping the others first; -1: no advice
     blocks: int = 1  # on a multiprocessor at once
     ring: int | None = None  # slots of the ring of states; None: as many as fit
 
@@ -214,7 +215,7 @@ class StepPlan:
             )
         return {
             "RANKS": self.ranks, "COLUMNS": self.columns, "THREADS": self.threads, "TWO_HOPS": int(self.two_hops),
-            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "BLOCKS": self.blocks,
+            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "BLOCKS": self.blocks, "KEPT": self.kept,
             "INBOX": self.inbox, "MODEL": self.model,
             "OWN": self.own, "INPUT_STEPS": self.input_steps, "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
             "LANES": self.lanes, "RANK_PADDED": self.rank_padded, "PROJECTED_TILES": self.projected_tiles,

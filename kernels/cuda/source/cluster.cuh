@@ -82,13 +82,31 @@ __device__ __forceinline__ Pack<float, 4> load_shared(const Pack<float, 4>* from
                  : "memory");
     return v;
 }
-__device__ __forceinline__ void store_global(float* to, Pack<float, 4> v) {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]),
-                 "f"(v.at[3])
+// What the second-level cache does with states: drops them first, but for PERCENT of them, which it keeps.
+typedef unsigned long long Policy;
+template <int PERCENT>
+__device__ __forceinline__ Policy state_policy() {
+    Policy policy;
+    if (PERCENT == 0) asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    else if (PERCENT < 0) asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    else asm("createpolicy.fractional.L2::evict_last.L2::evict_first.b64 %0, %1;" : "=l"(policy) : "f"(PERCENT / 100.0f));
+    return policy;
+}
+
+__device__ __forceinline__ void store_state(float* to, Pack<float, 4> v, Policy policy) {
+    asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]),
+                 "f"(v.at[2]), "f"(v.at[3]), "l"(policy)
                  : "memory");
 }
+__device__ __forceinline__ void store_state(float* to, Pack<float, 1> v, Policy) { *to = v.at[0]; }
+__device__ __forceinline__ void copy_state(Pack<float, 4>* to, const float* from, Policy policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
+                     (unsigned)__cvta_generic_to_shared(to)),
+                 "l"(from), "l"(policy)
+                 : "memory");
+}
+__device__ __forceinline__ void copy_state(Pack<float, 1>* to, const float* from, Policy) { copy_async_4(to, from, true); }
 __device__ __forceinline__ Pack<float, 1> load_shared(const Pack<float, 1>* from) { return *from; }
-__device__ __forceinline__ void store_global(float* to, Pack<float, 1> v) { *to = v.at[0]; }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

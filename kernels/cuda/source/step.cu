@@ -111,9 +111,10 @@ struct Product {
     const Half* at;
     int left;  // fragments of this warp
 
-    __device__ __forceinline__ Product(const Half* weights) {
+    // Without `wanted` nothing is asked for, and nothing may be run.
+    __device__ __forceinline__ Product(const Half* weights, bool wanted = true) {
         int warp = threadIdx.x / 32, rest = UNITS % WARPS;
-        left = (UNITS / WARPS + (warp < rest)) * UNIT_STEPS;
+        left = wanted ? (UNITS / WARPS + (warp < rest)) * UNIT_STEPS : 0;
         int before = (warp * (UNITS / WARPS) + (warp < rest ? warp : rest)) * UNIT_STEPS;
         at = weights + before * FRAGMENT + threadIdx.x % 32;
 #pragma unroll
@@ -333,9 +334,10 @@ struct Owner {  // of this thread's states
         van = VANS_AT_ONCE > 1 ? index / OWN : 0;
     }
     __device__ __forceinline__ bool idle() const { return van >= VANS_AT_ONCE; }
-    // Whether the j-th channel of a part exists, and its states of this lane.
+    // Whether a channel exists, and its states of this lane.
     __device__ __forceinline__ bool has(int rank, int c) const {
-        return c < OWN && rank * OWN + c < D_INNER && lane * VECTOR < D_STATE;
+        constexpr bool ALL = OWN % (PASS < OWN ? PASS * TOGETHER : OWN) == 0 && RANKS * OWN == D_INNER && STATES == D_STATE;
+        return ALL || (c < OWN && rank * OWN + c < D_INNER && lane * VECTOR < D_STATE);
     }
     __device__ __forceinline__ int nth(int part, int j) const { return channel + (part * TOGETHER + j) * PASS; }
 };
@@ -359,19 +361,12 @@ struct Cursor {
         if (tile < p.tiles && !own.idle() && van < vans) slot = p.slots[(long long)tile * p.vans + van];
         else slot = -1;
     }
-    __device__ __forceinline__ void fetch(Shared& s, const StepParams& p, const Owner& own, int rank) {
+    __device__ __forceinline__ void fetch(Shared& s, const StepParams& p, const Owner& own, int rank, Policy policy) {
         if (slot >= 0) {
+            const float* from = p.ssm + state_at(slot, layer, rank * OWN + own.nth(part, 0), own.lane);
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
-                int c = own.nth(part, j);
-                if (!own.has(rank, c)) continue;
-                const float* from = p.ssm + state_at(slot, layer, rank * OWN + c, own.lane);
-                void* to = &s.ring[place][j][threadIdx.x];
-#if VECTOR == 4
-                copy_async_16(to, from, true);
-#else
-                copy_async_4(to, from, true);
-#endif
+                if (own.has(rank, own.nth(part, j))) copy_state(&s.ring[place][j][threadIdx.x], from + j * PASS * D_STATE, policy);
             }
         }
         commit_copies();
@@ -413,23 +408,26 @@ __device__ __forceinline__ void add_lanes(float* sums, int lane, int& result) {
     }
 }
 
-// A * log2(e) of this thread's states.
-__device__ __forceinline__ void load_decays(Vector (&A)[PARTS][TOGETHER], const float* from, const Owner& own) {
+// A * log2(e) of this thread's states in one part.
+__device__ __forceinline__ void load_decays(Vector (&A)[TOGETHER], const float* from, const Owner& own, int part) {
 #pragma unroll
-    for (int part = 0; part < PARTS; ++part)
-#pragma unroll
-        for (int j = 0; j < TOGETHER; ++j) {
-            int c = own.nth(part, j);
-            if (c < OWN) A[part][j] = *reinterpret_cast<const Vector*>(from + c * STATES + own.lane * VECTOR);
-        }
+    for (int j = 0; j < TOGETHER; ++j) {
+        int c = own.nth(part, j);
+        if (c < OWN) A[j] = *reinterpret_cast<const Vector*>(from + c * STATES + own.lane * VECTOR);
+    }
 }
 
 // h = exp(dt A) h + dt_in u B; act = (h . C + D u) * silu(z), for the rank's channels of all vehicles of the tile.
 __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, const Owner& own, Cursor& cursor, int layer,
                                                int rank, int vans, const float* table,
-                                               const Vector (&A)[PARTS][TOGETHER], int& place) {
-#pragma unroll
+                                               const float* decay, Vector (&next)[TOGETHER], int& place,
+                                               Policy policy) {
+#pragma unroll 1
     for (int part = 0; part < PARTS; ++part) {
+        Vector A[TOGETHER];
+#pragma unroll
+        for (int j = 0; j < TOGETHER; ++j) A[j] = next[j];
+        if (part + 1 < PARTS) load_decays(next, decay, own, part + 1);
 #pragma unroll 1
         for (int first = 0; first < vans; first += VANS_AT_ONCE) {
             int van = first + own.van;
@@ -438,7 +436,7 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
             float sums[TOGETHER];
             const Vector* lanes = reinterpret_cast<const Vector*>(s.projected[van]) + own.lane;
             Vector B = load_shared(lanes + B_AT / VECTOR), C = load_shared(lanes + C_AT / VECTOR);
-            long long slot = s.slot[van];
+            float* to = p.ssm + state_at(s.slot[van], layer, rank * OWN + own.nth(part, 0), own.lane);
             wait_for_older_copies<RING - 1>();
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
@@ -450,14 +448,14 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
                     Vector h = load_shared(&s.ring[place][j][threadIdx.x]);
 #pragma unroll
                     for (int i = 0; i < VECTOR; ++i) {
-                        h.at[i] = exp2_fast(step.at[0] * A[part][j].at[i]) * h.at[i] + step.at[1] * B.at[i];
+                        h.at[i] = exp2_fast(step.at[0] * A[j].at[i]) * h.at[i] + step.at[1] * B.at[i];
                         sums[j] += h.at[i] * C.at[i];
                     }
-                    store_global(p.ssm + state_at(slot, layer, rank * OWN + c, own.lane), h);
+                    store_state(to + j * PASS * D_STATE, h, policy);
                 }
             }
             if (++place == RING) place = 0;
-            cursor.fetch(s, p, own, rank);  // into the place that was just read
+            cursor.fetch(s, p, own, rank, policy);  // into the place that was just read
             int j = 0;
             add_lanes<TOGETHER, LANES>(sums, own.lane, j);
             int c = own.nth(part, j);
@@ -520,11 +518,19 @@ __device__ __forceinline__ void step_sizes(Shared& s, const StepParams& p, const
     }
 }
 
+#ifdef TRACE
+extern "C" __device__ long long trace[256];
+__device__ long long trace[256];
+#define MARK() if (threadIdx.x == 0 && blockIdx.x == 0 && tile == cluster) trace[marks++] = clock64();
+#else
+#define MARK()
+#endif
 extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, BLOCKS)
 network_step(const __grid_constant__ StepParams p) {
     Shared& s = *reinterpret_cast<Shared*>(block_memory());
     const int rank = blockIdx.x % RANKS, cluster = blockIdx.x / RANKS;
     const Owner own;
+    const Policy policy = state_policy<KEPT>();
     const Half* embedding = p.weights;
     const Half* heads = embedding + MODEL / 16 * INPUT_STEPS * FRAGMENT;
     const Half* layers = heads + HEAD_TILES * MODEL_STEPS * FRAGMENT;
@@ -536,7 +542,7 @@ network_step(const __grid_constant__ StepParams p) {
     Cursor cursor{cluster, 0, 0, 0, cluster < p.tiles ? vans_of(p, cluster) : 0, 0, -1};
     cursor.read_slot(p, own);
 #pragma unroll 1
-    for (int i = 0; i < RING; ++i) cursor.fetch(s, p, own, rank);
+    for (int i = 0; i < RING; ++i) cursor.fetch(s, p, own, rank, policy);
     int place = 0, parity = 0;
 #if RANKS > 1
     if (threadIdx.x == 0) {
@@ -585,8 +591,10 @@ network_step(const __grid_constant__ StepParams p) {
             const float* table = tables + (layer * RANKS + rank) * TABLE;
 #endif
             float window[ITEMS][HISTORY];
-            load_window(window, s, p, layer, rank, vans);
+            constexpr bool EARLY = ITEMS <= 4;  // as long as there are registers
+            if (EARLY) load_window(window, s, p, layer, rank, vans);
             in_proj.run(&s.x[0][0], MODEL_STRIDE, s.scratch, WIDE);
+            if (!EARLY) load_window(window, s, p, layer, rank, vans);
             measure(s, p.norm_eps, vans);
             weights += 2 * OWN / 16 * MODEL_STEPS * FRAGMENT;
             XProj x_proj(weights);
@@ -594,22 +602,20 @@ network_step(const __grid_constant__ StepParams p) {
             convolve(s, p, window, table, layer, rank, vans);
             __syncthreads();
             x_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, PROJECTED_SUMS);
-            Vector A[PARTS][TOGETHER];
+            Vector A[TOGETHER];
             const float* decay = decays + (long long)(layer * RANKS + rank) * OWN * STATES;
             // Few ranks have no registers to spare, and their time is the states'.
-            if (RANKS > 2) load_decays(A, decay, own);
+            if (RANKS > 2) load_decays(A, decay, own, 0);
             add_up<SPLIT_PROJECTED, PROJECTED, false>(&s.projected[0][0], PROJECTED_SUMS, s.scratch, PROJECTED_SUMS,
                                                       s.inbox[0], s.mail[0], parity, vans, rank);
-            if (RANKS <= 2) load_decays(A, decay, own);
+            if (RANKS <= 2) load_decays(A, decay, own, 0);
             step_sizes(s, p, table, vans);
             __syncthreads();
-            advance_states(s, p, own, cursor, layer, rank, vans, table, A, place);
+            advance_states(s, p, own, cursor, layer, rank, vans, table, decay, A, place, policy);
             OutProj out_proj(weights + PROJECTED_TILES * OWN_STEPS * FRAGMENT);
             __syncthreads();
             out_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, MODEL_SUMS);
-            if (layer + 1 < N_LAYER) {
-                in_proj = InProj(layers + ((layer + 1LL) * RANKS + rank) * LAYER_FRAGMENTS * FRAGMENT);
-            }
+            in_proj = InProj(layers + ((layer + 1LL) * RANKS + rank) * LAYER_FRAGMENTS * FRAGMENT, layer + 1 < N_LAYER);
             add_up<SPLIT_OUT, MODEL, true>(&s.x[0][0], MODEL_STRIDE, s.scratch, MODEL_SUMS, s.inbox[1], s.mail[1],
                                            parity, vans, rank);
             parity ^= 1;
