@@ -36,6 +36,7 @@ constexpr int STATES = LANES * VECTOR;           // d_state, padded
 constexpr int B_AT = RANK_PADDED, C_AT = RANK_PADDED + STATES, PROJECTED = RANK_PADDED + 2 * STATES;
 constexpr int HEADS = 2 * N_CHANNELS + 1;
 constexpr int ITEMS = (COLUMNS * OWN + THREADS - 1) / THREADS;  // of (vehicle, channel) per thread
+constexpr int AT_ONCE = ITEMS < 4 ? ITEMS : 4;   // of them
 constexpr int HISTORY = D_CONV - 1;
 // Offsets in the table of one rank and layer.
 constexpr int CONV_BIAS = D_CONV * OWN, DT_BIAS = CONV_BIAS + OWN, SKIP = DT_BIAS + OWN, DT_WEIGHT = SKIP + OWN;
@@ -469,24 +470,24 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
 
 // -------------------------------------------------------------------------------------------------- the network
 
-__device__ __forceinline__ void load_window(float (&window)[ITEMS][HISTORY], const Shared& s, const StepParams& p,
-                                            int layer, int rank, int vans) {
+__device__ __forceinline__ void load_window(float (&window)[AT_ONCE][HISTORY], const Shared& s, const StepParams& p,
+                                            int layer, int rank, int vans, int first) {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-        int item = threadIdx.x + k * THREADS, van = item / OWN, channel = rank * OWN + item % OWN;
-        if (van >= vans || channel >= D_INNER) continue;
-        const float* from = p.conv + (s.slot[van] * N_LAYER + layer) * HISTORY * D_INNER + channel;
+    for (int k = 0; k < AT_ONCE; ++k) {
+        int item = threadIdx.x + (first + k) * THREADS, van = item / OWN, channel = rank * OWN + item % OWN;
+        bool valid = van < vans && channel < D_INNER;
+        const float* from = p.conv + (s.slot[valid ? van : 0] * N_LAYER + layer) * HISTORY * D_INNER + channel;
 #pragma unroll
-        for (int tap = 0; tap < HISTORY; ++tap) window[k][tap] = from[tap * D_INNER];
+        for (int tap = 0; tap < HISTORY; ++tap) window[k][tap] = valid ? from[tap * D_INNER] : 0.0f;
     }
 }
 
 // u = silu(conv(window)), gate = silu(z), and the window moves on by one sample.
-__device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (&window)[ITEMS][HISTORY],
-                                         const float* table, int layer, int rank, int vans) {
+__device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (&window)[AT_ONCE][HISTORY],
+                                         const float* table, int layer, int rank, int vans, int first) {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-        int item = threadIdx.x + k * THREADS, van = item / OWN, c = item % OWN, channel = rank * OWN + c;
+    for (int k = 0; k < AT_ONCE; ++k) {
+        int item = threadIdx.x + (first + k) * THREADS, van = item / OWN, c = item % OWN, channel = rank * OWN + c;
         if (van >= vans) continue;
         float scale = s.scale[van];
         float newest = scale * total<SPLIT_IN>(s.scratch, WIDE, van, c);
@@ -506,7 +507,7 @@ __device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (
 }
 
 __device__ __forceinline__ void step_sizes(Shared& s, const StepParams& p, const float* table, int vans) {
-#pragma unroll
+#pragma unroll AT_ONCE
     for (int k = 0; k < ITEMS; ++k) {
         int item = threadIdx.x + k * THREADS, van = item / OWN, c = item % OWN;
         if (van >= vans) continue;
@@ -590,16 +591,19 @@ network_step(const __grid_constant__ StepParams p) {
 #else
             const float* table = tables + (layer * RANKS + rank) * TABLE;
 #endif
-            float window[ITEMS][HISTORY];
-            constexpr bool EARLY = ITEMS <= 4;  // as long as there are registers
-            if (EARLY) load_window(window, s, p, layer, rank, vans);
+            float window[AT_ONCE][HISTORY];
+            load_window(window, s, p, layer, rank, vans, 0);
             in_proj.run(&s.x[0][0], MODEL_STRIDE, s.scratch, WIDE);
-            if (!EARLY) load_window(window, s, p, layer, rank, vans);
             measure(s, p.norm_eps, vans);
             weights += 2 * OWN / 16 * MODEL_STEPS * FRAGMENT;
             XProj x_proj(weights);
             __syncthreads();
-            convolve(s, p, window, table, layer, rank, vans);
+            convolve(s, p, window, table, layer, rank, vans, 0);
+#pragma unroll 1
+            for (int first = AT_ONCE; first < ITEMS; first += AT_ONCE) {
+                load_window(window, s, p, layer, rank, vans, first);
+                convolve(s, p, window, table, layer, rank, vans, first);
+            }
             __syncthreads();
             x_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, PROJECTED_SUMS);
             Vector A[TOGETHER];
