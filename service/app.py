@@ -13,17 +13,17 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
 from service.alerts import AlertPolicy
 from service.batcher import MicroBatcher
+from service.decode import Decoder
 from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import StateEngine
 from service.errors import add_error_handlers
 from service.http_metrics import HttpMetrics
 from service.metrics import Metrics
-from service.routes import alerts, operations, telemetry, vehicles
+from service.routes import alerts, fleet, operations, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
-from service.wire import SampleReader
 
 logger = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError: the alert thresholds are out of order.
     """
     checkpoint = load_checkpoint(settings.checkpoint)
-    reader = SampleReader(checkpoint.schema)
+    decoder = Decoder(checkpoint.schema, settings.max_samples_per_request, settings.max_vehicles_per_request)
     policy = alert_policy(settings, checkpoint)
     runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
     metrics = Metrics()
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.running = await start(settings, runtime, policy, reader, metrics, stack)
+                app.state.running = await start(settings, runtime, policy, decoder, metrics, stack)
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
@@ -67,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
-    app.include_router(telemetry.router(reader))
+    app.include_router(telemetry.router(checkpoint.schema))
+    app.include_router(fleet.router(checkpoint.schema))
     app.include_router(vehicles.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
@@ -78,7 +79,7 @@ async def start(
     settings: Settings,
     runtime: ModelRuntime,
     policy: AlertPolicy,
-    reader: SampleReader,
+    decoder: Decoder,
     metrics: Metrics,
     stack: AsyncExitStack,
 ) -> Running:
@@ -126,7 +127,7 @@ async def start(
         fingerprint=fingerprint,
         store=without_secrets(settings.store),
     )
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, reader)
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder)
 
 
 def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
