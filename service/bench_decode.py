@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -75,12 +76,12 @@ def decode_cases(decoder: Decoder) -> list[tuple[str, int, Callable[[], object]]
     lines = b"\n".join(orjson.dumps(row) for row in rows)
     history = fleet_rows(34_560)
     return [
-        ("columns", 240, lambda body=as_columns(rows): decode_fleet(body, JSON, decoder)),
-        ("columns_rfc3339", 240, lambda body=as_columns(rows, text_times=True): decode_fleet(body, JSON, decoder)),
-        ("samples", 240, lambda body=orjson.dumps({"samples": rows}): decode_fleet(body, JSON, decoder)),
-        ("ndjson", 240, lambda: decode_fleet(lines, NDJSON, decoder)),
-        ("one", 1, lambda body=orjson.dumps(single): decode_vehicle(body, JSON, decoder, "van-1")),
-        ("columns", 34_560, lambda body=as_columns(history): decode_fleet(body, JSON, decoder)),
+        ("columns", 240, partial(decode_fleet, as_columns(rows), JSON, decoder)),
+        ("columns_rfc3339", 240, partial(decode_fleet, as_columns(rows, text_times=True), JSON, decoder)),
+        ("samples", 240, partial(decode_fleet, orjson.dumps({"samples": rows}), JSON, decoder)),
+        ("ndjson", 240, partial(decode_fleet, lines, NDJSON, decoder)),
+        ("one", 1, partial(decode_vehicle, orjson.dumps(single), JSON, decoder, "van-1")),
+        ("columns", 34_560, partial(decode_fleet, as_columns(history), JSON, decoder)),
     ]
 
 

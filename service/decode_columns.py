@@ -228,14 +228,16 @@ def check_presence(
     absent = np.isnan(signals)
     empty = absent.all(axis=1)
     if table.latitude is not None and table.longitude is not None:
-        alone = np.not_equal(absent[:, table.latitude], absent[:, table.longitude])
+        alone = np.asarray(absent[:, table.latitude] != absent[:, table.longitude], np.bool_)
         if alone.any():
             for row in kept(alone, unread):
                 missing = "latitude" if absent[row, table.latitude] else "longitude"
-                errors.add(row, "signals", f"{missing} is missing: latitude and longitude come together or not at all")
+                errors.add_once(
+                    row, "signals", f"{missing} is missing: latitude and longitude come together or not at all"
+                )
     if empty.any():
         for row in kept(empty, unread):
-            errors.add(row, "signals", "no signal has a value")
+            errors.add_once(row, "signals", "no signal has a value")
 
 
 def kept(rows: NDArray[np.bool_], unread: NDArray[np.bool_] | None) -> list[int]:

@@ -7,7 +7,7 @@ LONGEST_NAME = 64
 
 
 class RowErrors:
-    """Errors by row of the request, in the order in which they were found; the first of each field counts."""
+    """Errors by row of the request, in the order in which they were found."""
 
     def __init__(self) -> None:
         self._found: dict[int, list[FieldError]] = {}
@@ -23,12 +23,17 @@ class RowErrors:
     def add(self, row: int, field: str, reason: str) -> None:
         """One more thing wrong with this row."""
         errors = self._found.setdefault(row, [])
-        if row in self._closed or any(error.field == field for error in errors):
+        if row in self._closed:
             return
         if len(errors) < MAX_ERRORS:
             errors.append(FieldError(field, reason))
         else:
             self._unshown[row] = self._unshown.get(row, 0) + 1
+
+    def add_once(self, row: int, field: str, reason: str) -> None:
+        """As add, unless something is known to be wrong with the field already."""
+        if not any(error.field == field for error in self._found.get(row, ())):
+            self.add(row, field, reason)
 
     def close(self, row: int, reason: str) -> None:
         """The row is no sample at all; nothing else needs to be said of it."""

@@ -12,7 +12,7 @@ import orjson
 
 from service.errors import UnreadableBody
 
-NOT_JSON_NUMBER = re.compile(rb"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
+NOT_JSON_NUMBER = re.compile(rb"NaN|Infinity|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 LONGEST_INTEGER = 20  # digits and sign; longer ones are numbers like any other
 
 
