@@ -20,7 +20,13 @@ ZSTD_WRITE = 16_384
 
 
 class Unpacker(Protocol):
-    """Takes the body as it arrives and keeps what it holds."""
+    """Takes the body as it arrives and keeps what it holds.
+
+    Attributes:
+        unpacked: bytes that it holds beyond those that were fed.
+    """
+
+    unpacked: int
 
     def feed(self, data: bytes) -> None:
         """More of the body.
@@ -63,6 +69,7 @@ class Plain:
     def __init__(self, limit: int) -> None:
         self._body = bytearray()
         self._limit = limit
+        self.unpacked = 0
 
     def feed(self, data: bytes) -> None:
         """See Unpacker."""
@@ -81,6 +88,7 @@ class Gzip:
     def __init__(self, limit: int) -> None:
         self._body = bytearray()
         self._limit = limit
+        self.unpacked = 0
         self._member = zlib.decompressobj(GZIP_WINDOW)
 
     def feed(self, data: bytes) -> None:
@@ -92,6 +100,7 @@ class Gzip:
                 self._body += self._member.decompress(data, self._limit + 1 - len(self._body))
             except zlib.error as error:
                 raise UnreadableBody(f"the body is not gzip: {error}") from error
+            self.unpacked = len(self._body)
             if len(self._body) > self._limit:
                 raise too_large(self._limit)
             data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
@@ -109,6 +118,7 @@ class Zstd:
     def __init__(self, limit: int) -> None:
         self._body = bytearray()
         self._limit = limit
+        self.unpacked = 0
         self._codec = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
         self._frame = self._codec.decompressobj(write_size=ZSTD_WRITE)
 
@@ -125,6 +135,7 @@ class Zstd:
                 self._body += self._frame.decompress(data)
             except zstandard.ZstdError as error:
                 raise UnreadableBody(f"the body is not zstd that we read: {error}") from error
+            self.unpacked = len(self._body)
             if len(self._body) > self._limit:
                 raise too_large(self._limit)
             data = self._frame.unused_data

@@ -1,6 +1,7 @@
 """A request's body as samples, whatever shape it came in: objects, lines or columns."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class Decoder:
             raise ValueError(f"a signal cannot be called {', '.join(sorted(clash))}: that is another column's name")
         self.schema = schema
         self.max_samples = max_samples
+        self.thread = ThreadPoolExecutor(1, "decode")  # starts with its first work
         self._max_vehicles = max_vehicles
         self._table = SignalTable.of(schema)
 

@@ -226,9 +226,9 @@ def check_presence(
 ) -> None:
     """A fix has both coordinates or neither; an empty sample says nothing. `unread`: rows that were refused for a value."""
     absent = np.isnan(signals)
-    empty = absent.all(axis=1)
+    empty = np.asarray(absent.all(axis=1), np.bool_)
     if table.latitude is not None and table.longitude is not None:
-        alone = np.asarray(absent[:, table.latitude] != absent[:, table.longitude], np.bool_)
+        alone = absent[:, table.latitude] != absent[:, table.longitude]
         if alone.any():
             for row in kept(alone, unread):
                 missing = "latitude" if absent[row, table.latitude] else "longitude"

@@ -11,6 +11,7 @@ from service.batcher import MicroBatcher
 from service.decode import Decoder
 from service.engine import StateEngine
 from service.metrics import Metrics
+from service.rate_limit import SampleRate
 from service.settings import Settings
 from service.store import Store
 
@@ -27,6 +28,7 @@ class Running:
     engine: StateEngine
     batcher: MicroBatcher
     decoder: Decoder
+    sample_rate: SampleRate | None  # None: no limit
 
 
 def get_running(request: Request) -> Running:

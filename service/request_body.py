@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,6 +11,7 @@ from service.compressed_body import too_large, unpacker
 from service.decode import Decoded, Decoder, json_kind
 from service.errors import UnreadableBody, UnsupportedMediaType
 from service.json_body import parse_json, parse_ndjson
+from service.overload import Share
 
 Result = TypeVar("Result")
 
@@ -31,9 +33,12 @@ async def read_body(request: Request, limit: int) -> bytes | bytearray:
     if int(declared[:20]) > limit:
         raise too_large(limit)
     body = unpacker(request.headers.get("content-encoding", ""), limit)
+    share: Share = request.scope["share"]
     try:
         async for chunk in request.stream():
+            before = body.unpacked
             body.feed(chunk)
+            share.add_bytes(body.unpacked - before)
     except ClientDisconnect as error:
         raise UnreadableBody("the sender went away") from error
     return body.finish()
@@ -62,7 +67,7 @@ async def fleet_samples(request: Request, decoder: Decoder, limit: int) -> Decod
     """
     form = media_type(request)
     body = await read_body(request, limit)
-    return await beside_others(len(body), decode_fleet, body, form, decoder)
+    return await beside_others(decoder, len(body), decode_fleet, body, form, decoder)
 
 
 async def vehicle_samples(request: Request, decoder: Decoder, limit: int, vehicle_id: str) -> tuple[Decoded, bool]:
@@ -73,14 +78,17 @@ async def vehicle_samples(request: Request, decoder: Decoder, limit: int, vehicl
     """
     form = media_type(request)
     body = await read_body(request, limit)
-    return await beside_others(len(body), decode_vehicle, body, form, decoder, vehicle_id)
+    return await beside_others(decoder, len(body), decode_vehicle, body, form, decoder, vehicle_id)
 
 
-async def beside_others(size: int, decode: Callable[..., Result], *arguments: Any) -> Result:
-    """Decode a long body in a thread, so that short ones and probes are answered meanwhile."""
+async def beside_others(decoder: Decoder, size: int, decode: Callable[..., Result], *arguments: Any) -> Result:
+    """Decode a long body in the decoder's thread, so that short ones and probes are answered meanwhile.
+
+    One long body at a time: as plain data it takes many times its size.
+    """
     if size < IN_A_THREAD_BYTES:
         return decode(*arguments)
-    return await asyncio.to_thread(decode, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(decoder.thread, partial(decode, *arguments))
 
 
 def decode_fleet(body: bytes | bytearray, form: str, decoder: Decoder) -> Decoded:

@@ -33,6 +33,6 @@ def router(schema: ChannelSchema) -> APIRouter:
     async def post_fleet(request: Request, running: RunningDep, prefer: PreferHeader = None) -> Response:
         """Any mix of vehicles, any number of samples of each; those of one vehicle are applied in the order given."""
         decoded = await fleet_samples(request, running.decoder, running.settings.max_body_bytes)
-        return all_answers(await answers_for(running, decoded), prefer)
+        return all_answers(await answers_for(request, running, decoded), prefer)
 
     return routes

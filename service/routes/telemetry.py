@@ -18,9 +18,11 @@ from service.errors import (
     InvalidSample,
     NotReady,
     QueueFull,
+    RateLimited,
     RefusedSample,
     ServiceError,
 )
+from service.keys import ApiKey
 from service.request_body import vehicle_samples
 from service.routes import batch_adapter
 from service.routes.bodies import vehicle_body
@@ -75,7 +77,7 @@ def router(schema: ChannelSchema) -> APIRouter:
         request: Request, vehicle_id: VehicleIdPath, running: RunningDep, prefer: PreferHeader = None
     ) -> Response:
         decoded, single = await vehicle_samples(request, running.decoder, running.settings.max_body_bytes, vehicle_id)
-        answers = await answers_for(running, decoded)
+        answers = await answers_for(request, running, decoded)
         return one_answer(answers) if single else all_answers(answers, prefer)
 
     return routes
@@ -91,12 +93,18 @@ ANSWERS: dict[str, Any] = {
 }
 
 
-async def answers_for(running: Running, decoded: Decoded) -> Answers:
-    """Apply what is readable, in order; what is not fails alone. The one place that counts verdicts."""
+async def answers_for(request: Request, running: Running, decoded: Decoded) -> Answers:
+    """Apply what is readable, in order; what is not fails alone. The one place that counts verdicts.
+
+    Raises:
+        RateLimited, QueueFull, NotReady: nothing was applied.
+    """
     n_bad = decoded.n - len(decoded.samples)
     try:
+        if running.sample_rate is not None:
+            await running.sample_rate.take(sender(request), decoded.n)
         applied = await batch_adapter.submit(running.batcher, decoded.samples)
-    except (QueueFull, NotReady) as error:
+    except (RateLimited, QueueFull, NotReady) as error:
         count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
         count_verdicts(running, Status.INVALID, n_bad)
         error.extra["verdict"] = Status.OVERLOADED.word
@@ -110,6 +118,12 @@ async def answers_for(running: Running, decoded: Decoded) -> Answers:
     for status, n in enumerate(np.bincount(answers.status).tolist()):
         count_verdicts(running, Status(status), n)
     return answers
+
+
+def sender(request: Request) -> str:
+    """The id of the request's key; all senders are one where there are no keys."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return "nobody" if key is None else key.id
 
 
 def count_verdicts(running: Running, status: Status, n: int) -> None:
