@@ -81,12 +81,6 @@ class ServiceProcess:
         assert self._process is not None
         return self._process.pid
 
-    @property
-    def pid(self) -> int:
-        """Of the running service."""
-        assert self._process is not None
-        return self._process.pid
-
     def start(self) -> "ServiceProcess":
         """Start and wait until it is ready."""
         self.launch()

@@ -3,18 +3,11 @@
 import random
 import time
 
-import httpx
-
 from tests.chaos.conftest import StartWorker
+from tests.chaos.counters import counter
 from tests.chaos.senders import Fleet
 from tests.chaos.truth import check
 from tests.processes import ValkeyProcess
-
-
-def counter(url: str, name: str) -> float:
-    """Sum of a counter of a worker over its labels."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 
 def test_a_killed_worker_loses_nothing(
