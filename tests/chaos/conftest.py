@@ -51,7 +51,7 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     workers: list[ServiceProcess] = []
 
     def start(store_url: str, **settings: object) -> ServiceProcess:
-        options = {"store_timeout_s": 1.0, "max_batch_size": 64, "slots": 128} | settings
+        options = {"store_timeout_s": 1.0, "max_batch_size": 64, "slots": 160} | settings
         worker = ServiceProcess(tmp_path, store=store_url, name=f"worker-{len(workers)}", **options)  # type: ignore[arg-type]
         workers.append(worker)
         return worker.start()

@@ -130,7 +130,7 @@ class Workers:
         self.store = ValkeyProcess(folder / "store").start()
         often: dict[str, Any] = {"snapshot_every": 5} if "snapshot_every" in Settings.model_fields else {}
         self.processes = [
-            ServiceProcess(folder, store=self.store.url, name=f"worker-{i}", slots=4, max_batch_size=3, max_wait_ms=0, **often)
+            ServiceProcess(folder, store=self.store.url, name=f"worker-{i}", slots=3, max_batch_size=1, max_wait_ms=0, **often)
             for i in range(2)
         ]  # fmt: skip
         self.clients = [httpx.Client(base_url=process.url, timeout=30.0) for process in self.processes]
