@@ -38,7 +38,7 @@ def test_workers_that_fight_over_the_same_vans_agree(
 ) -> None:
     """Two, then four workers; every request goes to any of them; one is frozen in mid-work and wakes up to an old cache."""
     workers = [start_worker(store.url) for _ in range(2)]
-    fleet = Fleet([worker.url for worker in workers], seed, n_threads=6, pause_s=0.01, timeout_s=1.0)
+    fleet = Fleet([worker.url for worker in workers], seed, n_threads=6, pause_s=0.03, timeout_s=1.0)
     with fleet.sending():
         time.sleep(1.0)
         workers += [start_worker(store.url) for _ in range(2)]
