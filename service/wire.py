@@ -3,7 +3,6 @@
 The signals are the checkpoint's, so the pydantic model of a sample is made when the service starts.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from model.channels import ChannelSchema, Signal
+from service.samples import CURRENT_EPOCH, NO_SEQ, FieldError, Samples
 
 VEHICLE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 MAX_ERRORS, LONGEST_NAME = 10, 64  # of one sample: an answer must not outgrow its question
@@ -31,20 +31,6 @@ class Sample:
     seq: int | None
     epoch: int | None
     signals: NDArray[np.float64]  # (n_signals,) in the schema's order, NaN when absent
-
-    @property
-    def digest(self) -> int:
-        """64 bits over time and content, to tell a retry from another sample of the same number."""
-        content = self.ts_ms.to_bytes(8, "little") + self.signals.tobytes()
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """Why one field was refused."""
-
-    field: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +110,17 @@ def sample_model(schema: ChannelSchema) -> type[BaseModel]:
         seq=(int | None, Field(None, ge=0, le=MAX_SEQ, description="number of the sample in its session")),
         epoch=(int | None, Field(None, ge=1, le=2**32 - 1, description="session; the current one when absent")),
         signals=(signals, Field()),
+    )
+
+
+def columns(samples: list[Sample], n_signals: int) -> Samples:
+    """Readable samples as columns."""
+    return Samples.of(
+        [sample.vehicle_id for sample in samples],
+        np.array([sample.ts_ms for sample in samples], np.int64),
+        np.array([NO_SEQ if sample.seq is None else sample.seq for sample in samples], np.int64),
+        np.array([CURRENT_EPOCH if sample.epoch is None else sample.epoch for sample in samples], np.int64),
+        np.array([sample.signals for sample in samples], np.float64).reshape(len(samples), n_signals),
     )
 
 

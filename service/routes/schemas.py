@@ -1,10 +1,12 @@
 """What the API answers, as documented models. Times are epoch milliseconds where the name ends in _ms."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.verdict import Answer, Status
+from service.head import Phase
+from service.samples import NO_SEQ, Answers, Status
 
 VehicleId = str
 
@@ -18,7 +20,7 @@ class Item(BaseModel):
     """The answer to one sample."""
 
     i: int = Field(description="place in the request")
-    status: Status
+    status: Literal["applied", "duplicate", "late", "invalid", "conflict", "deferred", "overloaded"]
     seq: int | None = None
     risk: float | None = Field(None, description="calibrated probability of a thermal event within the horizon")
     surprise: float | None = Field(None, description="nats per channel under the model's own forecast")
@@ -28,18 +30,21 @@ class Item(BaseModel):
     errors: list[dict[str, str]] | None = None
 
     @staticmethod
-    def of(place: int, answer: Answer) -> "Item":
-        """An engine's answer as it goes over the wire."""
+    def of(place: int, answers: Answers) -> "Item":
+        """One of the engine's answers as it goes over the wire."""
+        seq, risk, surprise = int(answers.seq[place]), float(answers.risk[place]), float(answers.surprise[place])
+        phase, warming_up = int(answers.phase[place]), int(answers.warming_up[place])
+        errors = [{"field": e.field, "reason": e.reason} for e in answers.errors.get(place, ())]
         return Item(
             i=place,
-            status=answer.status,
-            seq=answer.seq,
-            risk=answer.risk,
-            surprise=answer.surprise,
-            phase=None if answer.phase is None else answer.phase.name.lower(),
-            warming_up=answer.warming_up,
-            reason=answer.reason,
-            errors=[{"field": e.field, "reason": e.reason} for e in answer.errors] or None,
+            status=Status(int(answers.status[place])).word,
+            seq=None if seq == NO_SEQ else seq,
+            risk=None if math.isnan(risk) else risk,
+            surprise=None if math.isnan(surprise) else surprise,
+            phase=None if phase < 0 else Phase(phase).name.lower(),
+            warming_up=None if warming_up < 0 else bool(warming_up),
+            reason=answers.reasons.get(place),
+            errors=errors or None,
         )
 
 
@@ -189,7 +194,9 @@ class ModelInfo(BaseModel):
     config: dict[str, Any]
     signals: list[dict[str, Any]]
     channels: list[dict[str, Any]]
-    bytes_per_vehicle: dict[str, int] = Field(description="upper bounds: head, state, snapshot in the store")
+    bytes_per_vehicle: dict[str, int] = Field(
+        description="upper bounds: in the store, and in the worker that has it in its cache"
+    )
     provenance: dict[str, Any]
 
     model_config = example(
@@ -205,7 +212,14 @@ class ModelInfo(BaseModel):
             "config": {"d_model": 128, "n_layer": 4, "d_state": 64},
             "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],
             "channels": [{"name": "speed", "unit": "m/s", "source": "speed"}],
-            "bytes_per_vehicle": {"head": 3376, "state": 274432, "snapshot": 274488, "total_in_store": 277864},
+            "bytes_per_vehicle": {
+                "head": 1240,
+                "journal": 53056,
+                "state": 274432,
+                "snapshot": 274488,
+                "total_in_store": 328784,
+                "total_in_worker": 278272,
+            },
             "provenance": {"data": "simulated fleet", "seed": 0},
         }
     )

@@ -22,8 +22,8 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.routes.schemas import Item, Summary, problems
-from service.verdict import ACCEPTED, RETRYABLE, Answer, Status
-from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader
+from service.samples import ACCEPTED, Answers, Status
+from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader, Unreadable, columns
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
@@ -171,17 +171,17 @@ def decode(body: bytes, request: Request) -> Any:
 
 async def apply_one(running: Running, vehicle_id: str, data: object) -> JSONResponse:
     """One sample: its verdict is the status of the response."""
-    (answer,) = await answers_for(running, vehicle_id, [data])
-    item = Item.of(0, answer)
-    if answer.status in ACCEPTED:
+    answers = await answers_for(running, vehicle_id, [data])
+    item, status = Item.of(0, answers), Status(int(answers.status[0]))
+    if status in ACCEPTED:
         return JSONResponse(item.model_dump(mode="json", exclude_none=True))
-    detail = "; ".join(f"{e.field}: {e.reason}" for e in answer.errors) or answer.reason or answer.status.value
-    extra: dict[str, Any] = {"verdict": answer.status.value}
-    if answer.seq is not None:
-        extra["seq"] = answer.seq
+    detail = "; ".join(f"{e['field']}: {e['reason']}" for e in item.errors or []) or item.reason or status.word
+    extra: dict[str, Any] = {"verdict": status.word}
+    if item.seq is not None:
+        extra["seq"] = item.seq
     if item.errors:
         extra["errors"] = item.errors
-    raise REFUSALS[answer.status](detail, **extra)
+    raise REFUSALS[status](detail, **extra)
 
 
 async def apply_array(running: Running, vehicle_id: str, data: list[object]) -> JSONResponse:
@@ -190,36 +190,31 @@ async def apply_array(running: Running, vehicle_id: str, data: list[object]) -> 
     if len(data) > limit:
         raise BodyTooLarge(f"the array has {len(data)} samples, the limit is {limit}", limit_samples=limit)
     answers = await answers_for(running, vehicle_id, data)
-    count = [answer.status for answer in answers].count
+    count = answers.status.tolist().count
     summary = Summary(
         applied=count(Status.APPLIED),
         duplicate=count(Status.DUPLICATE),
-        rejected=sum(answer.status not in ACCEPTED for answer in answers),
-        items=[Item.of(i, answer) for i, answer in enumerate(answers)],
+        rejected=sum(status not in ACCEPTED for status in answers.status.tolist()),
+        items=[Item.of(i, answers) for i in range(len(answers))],
     )
-    wait = any(answer.status in RETRYABLE for answer in answers)
-    headers = {"Retry-After": str(RETRY_AFTER_S[503])} if wait else None
+    headers = {"Retry-After": str(RETRY_AFTER_S[503])} if answers.wait() else None
     return JSONResponse(summary.model_dump(mode="json", exclude_none=True), 207 if summary.rejected else 200, headers)
 
 
-async def answers_for(running: Running, vehicle_id: str, data: list[object]) -> list[Answer]:
+async def answers_for(running: Running, vehicle_id: str, data: list[object]) -> Answers:
     """Read and apply samples in order; one that cannot be read fails alone. The one place that counts verdicts."""
     read = [running.reader.read(vehicle_id, item) for item in data]
-    readable = [sample for sample in read if isinstance(sample, Sample)]
+    rows = [i for i, sample in enumerate(read) if isinstance(sample, Sample)]
+    samples = [sample for sample in read if isinstance(sample, Sample)]
+    answers = Answers.blank(len(read), Status.INVALID)
+    answers.errors |= {i: sample.errors for i, sample in enumerate(read) if isinstance(sample, Unreadable)}
     try:
-        applied = iter(await running.batcher.submit(readable))
+        answers.put(rows, await running.batcher.submit(columns(samples, len(running.checkpoint.schema.signals))))
     except (QueueFull, NotReady) as error:
-        count_verdicts(running, [Status.OVERLOADED] * len(readable) + [Status.INVALID] * (len(read) - len(readable)))
-        error.extra["verdict"] = Status.OVERLOADED.value
+        answers.status[rows] = Status.OVERLOADED
+        error.extra["verdict"] = Status.OVERLOADED.word
         raise
-    answers = [
-        next(applied) if isinstance(sample, Sample) else Answer(Status.INVALID, errors=sample.errors) for sample in read
-    ]
-    count_verdicts(running, [answer.status for answer in answers])
+    finally:
+        for status, n in Counter(answers.status.tolist()).items():
+            running.metrics.samples.labels(Status(status).word).inc(n)
     return answers
-
-
-def count_verdicts(running: Running, statuses: list[Status]) -> None:
-    """samples_total by status."""
-    for status, n in Counter(statuses).items():
-        running.metrics.samples.labels(status.value).inc(n)
