@@ -86,7 +86,7 @@ class Residency:
     def keep(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
         """Take over what was just committed: heads (vehicles,) and their new entries, `lengths` of each."""
         self.heads[slots] = heads
-        versions = heads.view(np.uint8).reshape(len(heads), -1)[:, : VERSION.size].tobytes()
+        versions = heads.view(np.uint8).reshape(len(heads), heads.dtype.itemsize)[:, : VERSION.size].tobytes()
         for i, slot in enumerate(slots.tolist()):
             self._versions[slot] = versions[i * VERSION.size : (i + 1) * VERSION.size]
         self._remember(slots, heads, lengths, entries)
