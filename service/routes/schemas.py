@@ -1,12 +1,8 @@
 """What the API answers, as documented models. Times are epoch milliseconds where the name ends in _ms."""
 
-import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from service.head import Phase
-from service.samples import NO_SEQ, Answers, Status
 
 VehicleId = str
 
@@ -14,6 +10,13 @@ VehicleId = str
 def example(value: dict[str, Any]) -> ConfigDict:
     """The model configuration that shows `value` in the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class FieldProblem(BaseModel):
+    """Why one field was refused."""
+
+    field: str
+    reason: str
 
 
 class Item(BaseModel):
@@ -27,34 +30,28 @@ class Item(BaseModel):
     phase: Literal["inactive", "pending", "firing"] | None = Field(None, description="of the vehicle's alert")
     warming_up: bool | None = Field(None, description="no alert is raised yet")
     reason: str | None = None
-    errors: list[dict[str, str]] | None = None
+    errors: list[FieldProblem] | None = None
 
-    @staticmethod
-    def of(place: int, answers: Answers) -> "Item":
-        """One of the engine's answers as it goes over the wire."""
-        seq, risk, surprise = int(answers.seq[place]), float(answers.risk[place]), float(answers.surprise[place])
-        phase, warming_up = int(answers.phase[place]), int(answers.warming_up[place])
-        errors = [{"field": e.field, "reason": e.reason} for e in answers.errors.get(place, ())]
-        return Item(
-            i=place,
-            status=Status(int(answers.status[place])).word,
-            seq=None if seq == NO_SEQ else seq,
-            risk=None if math.isnan(risk) else risk,
-            surprise=None if math.isnan(surprise) else surprise,
-            phase=None if phase < 0 else Phase(phase).name.lower(),
-            warming_up=None if warming_up < 0 else bool(warming_up),
-            reason=answers.reasons.get(place),
-            errors=errors or None,
-        )
+    model_config = example(
+        {
+            "i": 0,
+            "status": "applied",
+            "seq": 88121,
+            "risk": 0.0021,
+            "surprise": 0.4,
+            "phase": "inactive",
+            "warming_up": False,
+        }
+    )
 
 
 class Summary(BaseModel):
-    """The answer to an array."""
+    """The answer to several samples."""
 
     applied: int
     duplicate: int
     rejected: int
-    items: list[Item]
+    items: list[Item] = Field(description="one per sample; with Prefer: return=minimal only those not applied")
 
     model_config = example(
         {

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
+from service.decode_columns import VEHICLE_ID_PATTERN
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, UnknownVehicle
 from service.head import Phase
@@ -18,7 +19,6 @@ from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, Ve
 from service.routes.telemetry import VehicleIdPath
 from service.samples import NO_SEQ
 from service.state_codec import pack_snapshot
-from service.wire import VEHICLE_ID_PATTERN
 
 router = APIRouter(tags=["vehicles"])
 
