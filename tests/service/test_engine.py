@@ -145,8 +145,9 @@ def test_long_runs_equal_single_samples(
         truth = under_test.offline(n)
         for answers in (one_by_one, in_runs, at_once):
             assert {word for part in answers for word in words(part)} == {"applied"}
-            assert column("risk", answers) == pytest.approx(truth.risk, rel=5e-3)  # fp32 against float64
-            assert column("surprise", answers) == pytest.approx(column("surprise", one_by_one), rel=1e-3, nan_ok=True)
+            assert column("risk", answers) == pytest.approx(truth.risk, rel=1e-3)  # fp32 against float64
+            surprise = pytest.approx(column("surprise", one_by_one), rel=1e-3, abs=1e-4, nan_ok=True)
+            assert column("surprise", answers) == surprise
             assert np.array_equal(column("seq", answers), np.arange(n))
         for name in (singles, runs, whole):
             assert close_to(await under_test.state(name), truth)
