@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +26,8 @@ from service.metrics import Metrics
 from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
-from service.routes import alerts, fleet, operations, telemetry, vehicles
+from service.reorder import ReorderWindow, Submit
+from service.routes import alerts, batch_adapter, fleet, operations, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -140,7 +142,10 @@ async def start(
         store=without_secrets(settings.store),
     )
     rate = sample_rate(settings, url, metrics, stack)
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, rate)
+    submit: Submit = partial(batch_adapter.submit, batcher)
+    if settings.reorder_window_ms > 0.0:
+        submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
 
 
 def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:
