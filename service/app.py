@@ -1,6 +1,7 @@
 """Puts the service together. The only module that knows all the others."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -69,6 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
+            gc.collect()
+            gc.freeze()  # what is here now stays: without this every full collection walks through torch and the tables
             yield
             logger.info("stopping: finishing the samples in hand")
 
