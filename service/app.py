@@ -4,7 +4,6 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,7 +28,7 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
 from service.reorder import ReorderWindow, Submit
-from service.routes import alerts, batch_adapter, fleet, operations, telemetry, vehicles
+from service.routes import alerts, fleet, operations, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -156,7 +155,7 @@ async def start(
         store=without_secrets(settings.store),
     )
     rate = sample_rate(settings, url, metrics, stack)
-    submit: Submit = partial(batch_adapter.submit, batcher)
+    submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
     return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
