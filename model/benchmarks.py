@@ -2,5 +2,6 @@
 
 from kernels.bench_step import Options as StepBenchmark
 from kernels.bench_step import measure as measure_step
+from kernels.bench_step import this_commit
 
-__all__ = ["StepBenchmark", "measure_step"]
+__all__ = ["StepBenchmark", "measure_step", "this_commit"]
