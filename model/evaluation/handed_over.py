@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Millis = NDArray[np.int64]
 
 DAY_SAMPLES = 17_280
-LOST_SHARE = 0.12  # more is simulated, so that a van that loses rows on the way still has a whole day of them
+LOST_SHARE = 0.25  # more is simulated, so that a van that loses rows on the way still has a whole day of them
 
 # (index of the last sample in the states, conv (vans, n_layer, d_inner, d_conv - 1), ssm (vans, n_layer, d_inner, d_state))
 # to what comes back; both fp32.
