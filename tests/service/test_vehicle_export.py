@@ -53,5 +53,5 @@ def test_the_reason_is_named(export: Export) -> None:
         with pytest.raises(ExportError, match=reason):
             unpack_export(wrong)
     broken = Export("v", export.head, export.state[:-1], b"", b"", 1)
-    with pytest.raises(ExportError, match="its state: .* do not hold"):
+    with pytest.raises(ExportError, match=r"its state: .* do not hold"):
         unpack_export(pack_export(broken)).snapshot()
