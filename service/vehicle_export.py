@@ -7,7 +7,7 @@ offset  size  field
 16    24  lengths: vehicle id, head, state, alert, and of the journal: entries, bytes of one (uint32 each, little-endian)
 40     .  vehicle id (ASCII)
       .  head (service/head.py): session, normaliser, Kalman filter, alert machine, accepted numbers
-      .  state (service/state_codec.py, fp32) after the head's last sample; empty when the session has no sample
+      .  state (service/state_codec.py, fp32) after the head's last sample
       .  alert, the vehicle's last one as JSON; empty when there is none
       .  the last journal entries (service/journal.py), the head's last sample last: answers to retries
 
@@ -39,19 +39,19 @@ class Export:
 
     vehicle_id: str
     head: bytes
-    state: bytes  # a snapshot, or nothing before the first sample of a session
+    state: bytes  # a snapshot
     alert: bytes  # JSON, or nothing
     entries: bytes
     entry_bytes: int
 
-    def snapshot(self) -> Snapshot | None:
-        """The state; None: zero, no sample was accepted yet.
+    def snapshot(self) -> Snapshot:
+        """The state.
 
         Raises:
             ExportError: it cannot be read.
         """
         try:
-            return unpack_snapshot(self.state) if self.state else None
+            return unpack_snapshot(self.state)
         except StateCodecError as error:
             raise ExportError(f"its state: {error}") from error
 
