@@ -11,19 +11,23 @@ from fastapi import FastAPI
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
+from service.access import Access
 from service.alerts import AlertPolicy
 from service.batcher import MicroBatcher
+from service.decode import Decoder
 from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import StateEngine
 from service.errors import add_error_handlers
 from service.http_metrics import HttpMetrics
+from service.keys import KeyRing
 from service.metrics import Metrics
-from service.routes import alerts, operations, telemetry, vehicles
+from service.overload import Budget, InFlight
+from service.rate_limit import RedisHits, SampleRate
+from service.routes import alerts, fleet, operations, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
-from service.wire import SampleReader
 
 logger = structlog.get_logger(__name__)
 
@@ -44,19 +48,21 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         CheckpointError: the model cannot be used.
         BackendUnavailableError: the backend cannot run here.
+        KeysFileError: the API keys cannot be read.
         ValueError: the alert thresholds are out of order.
     """
     checkpoint = load_checkpoint(settings.checkpoint)
-    reader = SampleReader(checkpoint.schema)
+    decoder = Decoder(checkpoint.schema, settings.max_samples_per_request, settings.max_vehicles_per_request)
     policy = alert_policy(settings, checkpoint)
     runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
     metrics = Metrics()
+    ring = None if settings.keys_file is None else KeyRing(settings.keys_file, metrics.keys_file_errors.inc)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.running = await start(settings, runtime, policy, reader, metrics, stack)
+                app.state.running = await start(settings, runtime, policy, decoder, metrics, stack)
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
@@ -64,10 +70,14 @@ def create_app(settings: Settings) -> FastAPI:
             logger.info("stopping: finishing the samples in hand")
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
+    app.state.metrics = metrics
+    app.add_middleware(InFlight, budget=Budget(settings.max_inflight_bytes, settings.max_inflight_requests))
+    app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
-    app.include_router(telemetry.router(reader))
+    app.include_router(telemetry.router(checkpoint.schema))
+    app.include_router(fleet.router(checkpoint.schema))
     app.include_router(vehicles.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
@@ -78,7 +88,7 @@ async def start(
     settings: Settings,
     runtime: ModelRuntime,
     policy: AlertPolicy,
-    reader: SampleReader,
+    decoder: Decoder,
     metrics: Metrics,
     stack: AsyncExitStack,
 ) -> Running:
@@ -89,7 +99,7 @@ async def start(
     """
     checkpoint = runtime.checkpoint
     runtime.warm_up()
-    if not is_loopback(settings.host):
+    if settings.keys_file is None and not is_loopback(settings.host):
         logger.warning("open to the network without API keys: anybody who reaches it can write", host=settings.host)
     url = settings.store
     if url == "embedded":
@@ -126,7 +136,22 @@ async def start(
         fingerprint=fingerprint,
         store=without_secrets(settings.store),
     )
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, reader)
+    rate = sample_rate(settings, url, metrics, stack)
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, rate)
+
+
+def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:
+    """The limit of samples per key, or None where there is none."""
+    per_s, burst, timeout_s = (
+        settings.rate_limit_samples_per_s,
+        settings.rate_limit_burst,
+        settings.rate_limit_timeout_s,
+    )
+    if per_s == 0.0:
+        return None
+    hits = RedisHits(url, per_s, burst, timeout_s)
+    stack.push_async_callback(hits.close)
+    return SampleRate(hits, per_s, burst, timeout_s, metrics.rate_limit_failures)
 
 
 def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:

@@ -12,6 +12,7 @@ import httpx
 from model.channels import SIGNALS
 from model.recordings import Recording
 
+RETRYABLE = frozenset({"deferred", "overloaded"})
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)
 
 
@@ -38,10 +39,14 @@ class Tally:
 
 
 class Client:
-    """One connection to a running service; use as a context manager."""
+    """One connection to a running service; use as a context manager.
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+    `key`: API key, where the service asks for one.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +81,7 @@ class Client:
             except Unavailable as error:
                 problem: Exception = error
             else:
-                done = next((i for i, item in enumerate(items) if item["status"] == "deferred"), len(items))
+                done = next((i for i, item in enumerate(items) if item["status"] in RETRYABLE), len(items))
                 tally.add([sample["seq"] for sample in todo[:done]], items[:done])
                 todo = todo[done:]
                 if not todo:

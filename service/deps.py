@@ -8,11 +8,12 @@ from fastapi import Depends, Request
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
 from service.batcher import MicroBatcher
+from service.decode import Decoder
 from service.engine import StateEngine
 from service.metrics import Metrics
+from service.rate_limit import SampleRate
 from service.settings import Settings
 from service.store import Store
-from service.wire import SampleReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Running:
     store: Store
     engine: StateEngine
     batcher: MicroBatcher
-    reader: SampleReader
+    decoder: Decoder
+    sample_rate: SampleRate | None  # None: no limit
 
 
 def get_running(request: Request) -> Running:

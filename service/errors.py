@@ -17,9 +17,10 @@ class ServiceError(Exception):
     status = 500
     kind = "internal"
 
-    def __init__(self, detail: str, **extra: Any) -> None:
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.headers = headers
         self.extra = extra
 
 
@@ -29,14 +30,32 @@ class UnreadableBody(ServiceError):
     status, kind = 400, "unreadable-body"
 
 
+class Unauthenticated(ServiceError):
+    """There is no API key, or it is none of ours."""
+
+    status, kind = 401, "unauthenticated"
+
+
+class ScopeMissing(ServiceError):
+    """The API key may not do this."""
+
+    status, kind = 403, "scope-missing"
+
+
 class UnknownVehicle(ServiceError):
     """No vehicle of that name has ever been accepted."""
 
     status, kind = 404, "unknown-vehicle"
 
 
+class BodyTimeout(ServiceError):
+    """The body did not arrive in time."""
+
+    status, kind = 408, "body-timeout"
+
+
 class BodyTooLarge(ServiceError):
-    """The body or the array in it is over its limit."""
+    """The body, unpacked or not, or what is in it, is over its limit."""
 
     status, kind = 413, "too-large"
 
@@ -45,6 +64,19 @@ class UnsupportedMediaType(ServiceError):
     """The body is in a format that this call does not read."""
 
     status, kind = 415, "unsupported-media-type"
+
+
+class InvalidColumns(ServiceError):
+    """The columns do not make a table: unknown, missing, not arrays, or of different lengths."""
+
+    status, kind = 422, "invalid-columns"
+
+    @staticmethod
+    def of(wrong: "list[tuple[str, str]]") -> "InvalidColumns":
+        """From (column, reason) pairs; the first ten are told."""
+        shown = [{"field": field, "reason": reason} for field, reason in wrong[:10]]
+        detail = "; ".join(f"{item['field']}: {item['reason']}" for item in shown)
+        return InvalidColumns(detail, errors=shown)
 
 
 class InvalidSample(ServiceError):
@@ -63,6 +95,18 @@ class QueueFull(ServiceError):
     """More samples are waiting than the service takes on."""
 
     status, kind = 429, "queue-full"
+
+
+class TooMuchInFlight(ServiceError):
+    """More bytes of requests are in hand than the service takes on."""
+
+    status, kind = 429, "too-much-in-flight"
+
+
+class RateLimited(ServiceError):
+    """The API key has sent more samples than it may for now."""
+
+    status, kind = 429, "rate-limited"
 
 
 class StoreUnavailable(ServiceError):
@@ -86,11 +130,16 @@ class NotReady(ServiceError):
 RETRY_AFTER_S = {429: 1, 503: 1}
 
 
-def problem(status: int, kind: str, detail: str, **extra: Any) -> JSONResponse:
+def problem(status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> JSONResponse:
     """A problem document; `type`, `title`, `status` and `detail` are RFC 9457's."""
     body = {"type": PROBLEM_TYPE + kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else None
-    return JSONResponse(body | extra, status, headers, media_type="application/problem+json")
+    wait = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
+    return JSONResponse(body | extra, status, wait | (headers or {}), media_type="application/problem+json")
+
+
+def problem_of(error: ServiceError) -> JSONResponse:
+    """A refusal as its problem document."""
+    return problem(error.status, error.kind, error.detail, error.headers, **error.extra)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -98,7 +147,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:
-        return problem(error.status, error.kind, error.detail, **error.extra)
+        return problem_of(error)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, __: Exception) -> JSONResponse:

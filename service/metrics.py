@@ -26,6 +26,11 @@ class Metrics:
         self.rehydrations = self._counter("rehydrations", "States brought into the cache", ["source"])
         self.slots_used = self._gauge("slots_used", "Vehicles whose state is in the cache")
         self.slots_capacity = self._gauge("slots_capacity", "Vehicles whose state fits in the cache")
+        self.keys_file_errors = self._counter("keys_file_errors", "Times the key file was bad and the old keys stayed")
+        self.rate_limit_failures = self._counter(
+            "rate_limit_failures", "Requests that passed because nobody could count"
+        )
+        self.connections_closed = self._counter("connections_closed", "Connections closed by us", ["reason"])
         self.store_restarts = self._counter("store_restarts", "Times the embedded store died and was started again")
         self.risk = self._histogram("risk", "Risk of applied samples", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9))
         self.build = Info("emberwatch_build", "Version of the service", registry=self.registry)

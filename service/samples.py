@@ -143,7 +143,7 @@ class Answers:
 
     @staticmethod
     def blank(n: int, status: Status) -> "Answers":
-        """n answers of one status with nothing else to tell."""
+        """N answers of one status with nothing else to tell."""
         return Answers(
             np.full(n, status, np.uint8),
             np.full(n, NO_SEQ, np.int64),

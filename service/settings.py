@@ -18,9 +18,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
-    allow_open_network: bool = Field(
-        default=False, description="listen on other than loopback although there are no API keys yet"
-    )
+    allow_open_network: bool = Field(default=False, description="listen on other than loopback although without keys")
     store: str = Field("embedded", description="'embedded' (a Valkey of our own) or a redis:// or unix:// URL")
     data_dir: Path = Field(Path(".emberwatch/data"), description="where the embedded store keeps its append-only file")
     partitions: int = Field(16, ge=1, le=16_384, description="fixed for a data set: vehicles are spread over so many")
@@ -30,10 +28,23 @@ class Settings(BaseSettings):
     slots: int = Field(1_024, ge=2, description="vehicles whose state is kept in memory; 278 kB each")
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
     max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")
-    max_queue: int = Field(8_192, ge=1, description="samples waiting for a batch before 429")
-    max_body_bytes: int = Field(4_194_304, ge=1_024, description="largest request body")
-    max_samples_per_request: int = Field(4_096, ge=1, description="largest array in one request")
+    max_queue: int = Field(65_536, ge=1, description="samples waiting for a batch before 429")
     max_future_skew_s: float = Field(300.0, ge=0, description="how far ahead of our clock a sample may be")
+    # What a request may be: 48 h of one van's history (34,560 samples) fit in one.
+    max_body_bytes: int = Field(16_777_216, ge=1_024, description="largest request body, unpacked or not")
+    max_samples_per_request: int = Field(40_000, ge=1, description="most samples in one request")
+    max_vehicles_per_request: int = Field(20_000, ge=1, description="most vehicles in one request")
+    # Who may send, and how much.
+    keys_file: Path | None = Field(None, description="API keys (`emberwatch keys`); without it loopback only")
+    rate_limit_samples_per_s: float = Field(0.0, ge=0, description="of one key in the long run; 0: no limit")
+    rate_limit_burst: int = Field(50_000, ge=1, description="samples that a key may send at once; then at its rate")
+    rate_limit_timeout_s: float = Field(0.05, gt=0, description="wait for the count; without an answer requests pass")
+    # What is in hand at once; above it 429, and connections that keep us waiting are closed.
+    max_inflight_bytes: int = Field(268_435_456, ge=1_024, description="bodies in hand, all together")
+    max_inflight_requests: int = Field(2_048, ge=1, description="requests being worked on")
+    max_connections: int = Field(4_096, ge=1, description="connections; the one longest waited for makes room")
+    head_timeout_s: float = Field(10.0, gt=0, description="for the head of a request to arrive")
+    body_timeout_s: float = Field(30.0, gt=0, description="for the body of a request to arrive")
     alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
     resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")
     alert_for_s: float = Field(60.0, ge=0, description="how long risk must stay high before an alert fires")
@@ -49,10 +60,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_samples_per_request ({self.max_samples_per_request}) must fit max_queue ({self.max_queue})"
             )
-        if not self.allow_open_network and not is_loopback(self.host):
+        if self.max_inflight_bytes < 2 * self.max_body_bytes:
             raise ValueError(
-                f"host {self.host} is not loopback and there are no API keys: anybody could write. Put a proxy that "
-                "authenticates in front and set EMBERWATCH_ALLOW_OPEN_NETWORK=true, or listen on 127.0.0.1"
+                f"max_inflight_bytes ({self.max_inflight_bytes}) must hold two bodies of max_body_bytes "
+                f"({self.max_body_bytes})"
+            )
+        if self.keys_file is None and not self.allow_open_network and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is not loopback and there are no API keys: anybody could write. Create keys "
+                "(`emberwatch keys create`) and set EMBERWATCH_KEYS_FILE, or put a proxy that authenticates in front and "
+                "set EMBERWATCH_ALLOW_OPEN_NETWORK=true, or listen on 127.0.0.1"
             )
         return self
 

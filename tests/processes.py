@@ -57,6 +57,12 @@ class ServiceProcess:
         """What the service wrote to standard error so far."""
         return (self.folder / "service.log").read_text()
 
+    @property
+    def pid(self) -> int:
+        """Of the running service."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> "ServiceProcess":
         """Start and wait until it is ready."""
         with (self.folder / "service.log").open("ab") as log:

@@ -54,7 +54,7 @@ class StepKernel:
         self._device = device
         self._bf16 = bf16
         self._packed: dict[StepPlan, tuple[Tensor, Tensor]] = {}
-        self._capacity: dict[int, int] = {}
+        self._capacity: dict[StepPlan, int] = {}
         self._plans: dict[int, tuple[StepPlan, int]] = {}  # by batch: making one costs more than a launch
         StepPlan(config, 1).defines(0)
 
@@ -65,10 +65,10 @@ class StepKernel:
         read once per cluster. Beyond one round, rounds are made even.
         """
         for ranks in RANKS:
-            clusters = self.capacity(ranks)
+            plan = StepPlan(self._config, ranks, bf16=self._bf16)
+            clusters = self.capacity(plan)
             if clusters == 0:
                 continue
-            plan = StepPlan(self._config, ranks, bf16=self._bf16)
             if ranks == 1 or clusters * plan.columns >= batch:
                 rounds = -(-batch // (clusters * plan.columns))
                 vans = max(1, -(-batch // (clusters * rounds)))
@@ -76,13 +76,12 @@ class StepKernel:
                 return StepPlan(self._config, ranks, bf16=self._bf16, two_hops=two_hops), vans
         raise CudaLaunchError(f"{self._device} holds no block of the step kernel")
 
-    def capacity(self, ranks: int) -> int:
-        """Clusters of so many blocks that the device holds at once."""
-        if ranks not in self._capacity:
-            plan = StepPlan(self._config, ranks, bf16=self._bf16)
-            wasted = ranks > 1 and plan.own * (ranks - 1) >= self._config.d_inner  # a rank would own nothing
-            self._capacity[ranks] = 0 if wasted else self._ask_capacity(plan)
-        return self._capacity[ranks]
+    def capacity(self, plan: StepPlan) -> int:
+        """Clusters of a plan that the device holds at once."""
+        if plan not in self._capacity:
+            wasted = plan.ranks > 1 and plan.own * (plan.ranks - 1) >= self._config.d_inner  # a rank would own nothing
+            self._capacity[plan] = 0 if wasted else self._ask_capacity(plan)
+        return self._capacity[plan]
 
     def _ask_capacity(self, plan: StepPlan) -> int:
         if self._device.type != "cuda":  # the emulation
@@ -129,7 +128,7 @@ class StepKernel:
             plan, vans = self._plans[batch]
         vans = min(vans or plan.columns, plan.columns)
         tiles = -(-batch // vans)
-        clusters = min(tiles, max(1, self.capacity(plan.ranks)))
+        clusters = min(tiles, max(1, self.capacity(plan)))
         fragments, tables = self.packed(plan)
         params = StepParams(
             weights=pointer(fragments), tables=pointer(tables), slots=pointer(slots), features=pointer(features),

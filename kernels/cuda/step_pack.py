@@ -27,7 +27,7 @@ def pack_step_weights(plan: StepPlan, weights: NetworkWeights) -> tuple[Tensor, 
 def _fragments(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
     yield _product(plan, weights.embedding, plan.model // 16, plan.input_steps, 1)
     heads = torch.cat((weights.forecast_head, weights.risk_head)) * weights.norm_f
-    yield _product(plan, heads, plan.head_tiles, plan.model // 8, plan.split_heads)
+    yield _product(plan, heads, plan.head_tiles, plan.model // 16, plan.split_heads)
     for block in weights.blocks:
         for rank in range(plan.ranks):
             yield from _layer(plan, block, rank)
@@ -36,13 +36,13 @@ def _fragments(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
 def _layer(plan: StepPlan, block: BlockWeights, rank: int) -> Iterator[Tensor]:
     config, own = plan.config, plan.own
     in_proj = torch.cat([_own(plan, half, rank) for half in (block.in_proj * block.norm).chunk(2)])
-    yield _product(plan, in_proj, 2 * own // 16, plan.model // 8, plan.split_in)
+    yield _product(plan, in_proj, 2 * own // 16, plan.model // 16, plan.split_in)
     dt, B, C = block.x_proj.split((config.dt_rank, config.d_state, config.d_state))
     x_proj = torch.cat((_pad(dt, plan.rank_padded), _pad(B, plan.states), _pad(C, plan.states)))
     x_proj = _own(plan, x_proj.T, rank).T
-    yield _product(plan, x_proj, plan.projected_tiles, own // 8, plan.split_projected)
+    yield _product(plan, x_proj, plan.projected_tiles, own // 16, plan.split_projected)
     out_proj = _own(plan, block.out_proj.T, rank).T
-    yield _product(plan, out_proj, plan.model // 16, own // 8, plan.split_out)
+    yield _product(plan, out_proj, plan.model // 16, own // 16, plan.split_out)
 
 
 def _tables(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
@@ -70,9 +70,10 @@ def _own(plan: StepPlan, tensor: Tensor, rank: int) -> Tensor:
 
 
 def _product(plan: StepPlan, weight: Tensor, tiles: int, steps: int, split: int) -> Tensor:
-    """(outputs, inputs) as (fragments, 32 lanes, 4), the fragments of each warp in a row; see `Product` in step.cu."""
-    weight = _pad(_pad(weight, 16 * tiles).T, 8 * steps).T
-    # (tile, half, g, step, quad, t) to (tile, step, g, t, quad, half): element half + 2 * quad of lane 4 * g + t.
-    lanes = weight.reshape(tiles, 2, 8, steps, 2, 4).permute(0, 3, 2, 5, 4, 1).reshape(tiles, steps, 32, 4)
-    units = lanes.view(tiles, split, steps // split, 32, 4).transpose(0, 1).flatten(0, 1)
+    """(outputs, inputs) as (fragments, 64, 4), the fragments of each warp in a row; see `Product` in step.cu."""
+    weight = _pad(_pad(weight, 16 * tiles).T, 16 * steps).T
+    # (tile, row half, g, step, t, half, quad) to (tile, step, half, g, t, quad, row half): lane 4 * g + t of each half
+    # has rows g and g + 8 of inputs 4 * t + 2 * half and its neighbour.
+    lanes = weight.reshape(tiles, 2, 8, steps, 4, 2, 2).permute(0, 3, 5, 2, 4, 6, 1).reshape(tiles, steps, 64, 4)
+    units = lanes.view(tiles, split, steps // split, 64, 4).transpose(0, 1).flatten(0, 1)
     return torch.cat([units[warp :: plan.warps] for warp in range(plan.warps)]).flatten(0, 1)

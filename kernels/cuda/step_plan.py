@@ -5,7 +5,7 @@ from functools import cached_property
 
 from kernels.config import MambaConfig
 
-MOST_SHARED_BYTES = 227 * 1024  # that a block of a Hopper GPU can have
+MOST_SHARED_BYTES = 226 * 1024  # that a block of a Hopper GPU can have
 MOST_RING = 16
 MOST_TABLE_BYTES = 16 * 1024
 MOST_SPLIT_FLOATS = 6 * 1024
@@ -19,6 +19,11 @@ class StepPlanError(ValueError):
 def up(value: int, multiple: int) -> int:
     """The next multiple."""
     return -(-value // multiple) * multiple
+
+
+def row_stride(width: int) -> int:
+    """Floats between rows that the tensor cores read: 16 more than a multiple of 32."""
+    return width if width % 32 else width + 16
 
 
 def power_of_two(value: int) -> int:
@@ -40,7 +45,9 @@ class StepPlan:
     threads: int = 512
     two_hops: bool = False  # partial sums are added by one rank and handed out, instead of by every rank for itself
     bf16: bool = False  # weights of the projections
-    pipe: int = 4  # fragments of weights under way per warp
+    pipe: int = 4  # fragments of 16 x 16 of weights under way per warp
+    kept: int = -1  # percent of the states that the second-level cache keeps, dropping the others first; -1: no advice
+    blocks: int = 1  # on a multiprocessor at once
     ring: int | None = None  # slots of the ring of states; None: as many as fit
 
     @property
@@ -60,8 +67,8 @@ class StepPlan:
 
     @property
     def input_steps(self) -> int:
-        """d_input in eights."""
-        return up(self.config.d_input, 8) // 8
+        """d_input in sixteens."""
+        return up(self.config.d_input, 16) // 16
 
     @property
     def heads(self) -> int:
@@ -113,31 +120,31 @@ class StepPlan:
         """Slots of the ring that one vehicle's layer takes."""
         return -(-self.passes // self.together)
 
-    def split(self, tiles: int, steps: int, most: int = 8) -> int:
-        """Into how many parts a product of `tiles` x 16 outputs over `steps` x 8 inputs is cut along its inputs."""
-        parts = [n for n in (1, 2, 4, 8) if n <= most and steps % n == 0]
+    def split(self, tiles: int, steps: int) -> int:
+        """Into how many parts a product of `tiles` x 16 outputs over `steps` x 16 inputs is cut along its inputs."""
+        parts = [n for n in (1, 2, 4, 8) if steps % n == 0]
         fits = [n for n in parts if n == 1 or n * tiles * 16 * self.columns <= MOST_SPLIT_FLOATS]
         return min(fits, key=lambda n: (-(-tiles * n // self.warps) * (steps // n), n))
 
     @property
     def split_in(self) -> int:
         """Of in_proj."""
-        return self.split(2 * self.own // 16, self.model // 8)
+        return self.split(2 * self.own // 16, self.model // 16)
 
     @property
     def split_projected(self) -> int:
-        """Of x_proj; what ranks fetch from each other is cut less."""
-        return self.split(self.projected_tiles, self.own // 8, max(1, 8 // self.ranks))
+        """Of x_proj."""
+        return self.split(self.projected_tiles, self.own // 16)
 
     @property
     def split_out(self) -> int:
         """Of out_proj."""
-        return self.split(self.model // 16, self.own // 8, max(1, 8 // self.ranks))
+        return self.split(self.model // 16, self.own // 16)
 
     @property
     def split_heads(self) -> int:
         """Of the heads."""
-        return self.split(self.head_tiles, self.model // 8)
+        return self.split(self.head_tiles, self.model // 16)
 
     @property
     def table(self) -> int:
@@ -153,11 +160,18 @@ class StepPlan:
     def scratch(self) -> int:
         """Floats of unfinished sums."""
         uses = [
-            (1, self.model), (self.split_in, 2 * self.own), (self.split_heads, 16 * self.head_tiles),
+            (1, self.model), (self.split_in, 2 * self.own), (self.split_projected, 16 * self.projected_tiles),
+            (self.split_out, self.model), (self.split_heads, 16 * self.head_tiles),
         ]  # fmt: skip
-        if self.ranks == 1:
-            uses += [(self.split_projected, 16 * self.projected_tiles), (self.split_out, self.model)]
         return max(split * self.columns * (rows + 4) for split, rows in uses)
+
+    @property
+    def inbox(self) -> int:
+        """Floats that other ranks send at once."""
+        items = self.columns * max(self.model, self.rank_padded + 2 * self.states) // 4
+        if self.ranks == 1:
+            return 4
+        return 4 * (up(items, self.ranks) if self.two_hops else items * self.ranks)
 
     @property
     def slot_bytes(self) -> int:
@@ -168,19 +182,17 @@ class StepPlan:
     def fixed_bytes(self) -> int:
         """Shared memory before the ring."""
         projected = 16 * self.projected_tiles + 4
-        floats = self.columns * (self.model + 4 + 8 * self.input_steps + 4 + 2 * (self.own + 4) + projected)
-        floats += self.scratch
-        if self.ranks > 1:
-            floats += self.columns * (self.split_projected * projected + self.split_out * (self.model + 4))
+        rows = row_stride(self.model) + row_stride(16 * self.input_steps) + 2 * row_stride(self.own)
+        floats = self.columns * (rows + projected) + self.scratch + 2 * self.inbox
         floats = up(floats, 4) + 2 * self.columns * self.own
         floats += self.config.n_layer * self.table if self.tables_shared else 4
         floats += 2 * self.columns
-        return up(up(4 * floats, 8) + 8 * self.columns, 16)
+        return up(up(4 * floats, 8) + 8 * self.columns + 32, 16)
 
     @property
     def ring_slots(self) -> int:
         """Slots of the ring."""
-        fit = (MOST_SHARED_BYTES - self.fixed_bytes) // self.slot_bytes
+        fit = (MOST_SHARED_BYTES // self.blocks - self.fixed_bytes) // self.slot_bytes
         return min(MOST_RING, fit) if self.ring is None else min(self.ring, fit)
 
     @property
@@ -190,12 +202,8 @@ class StepPlan:
 
     @property
     def layer_fragments(self) -> int:
-        """Fragments of 16 x 8 weights of one rank and layer."""
-        return (
-            2 * self.own // 16 * self.model // 8
-            + self.projected_tiles * self.own // 8
-            + self.model // 16 * self.own // 8
-        )
+        """Fragments of 16 x 16 weights of one rank and layer."""
+        return (2 * self.model + 16 * self.projected_tiles + self.model) // 16 * self.own // 16
 
     def defines(self, params_bytes: int) -> dict[str, int]:
         """Preprocessor definitions of step.cu. Raises StepPlanError when the network does not fit."""
@@ -207,7 +215,8 @@ class StepPlan:
             )
         return {
             "RANKS": self.ranks, "COLUMNS": self.columns, "THREADS": self.threads, "TWO_HOPS": int(self.two_hops),
-            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "MODEL": self.model,
+            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "BLOCKS": self.blocks, "KEPT": self.kept,
+            "INBOX": self.inbox, "MODEL": self.model,
             "OWN": self.own, "INPUT_STEPS": self.input_steps, "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
             "LANES": self.lanes, "RANK_PADDED": self.rank_padded, "PROJECTED_TILES": self.projected_tiles,
             "TOGETHER": self.together, "PARTS": self.parts, "SPLIT_IN": self.split_in,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx
 import typer
 
+from service.cli.options import ApiKeyOption
 from service.cli.output import CANNOT_ASK, console, refusing, simulator_extra
 from service.client import Client, ClientError, Tally, wire_samples
 
@@ -34,6 +35,7 @@ def demo(
     speed: Annotated[float, typer.Option(min=1, help="Times real time.")] = 180.0,
     port: Annotated[int, typer.Option(help="Port of the service; a free one is taken if it is in use.")] = 8000,
     data_dir: Annotated[Path, typer.Option(help="Folder of the embedded store; kept.")] = Path(".emberwatch/demo"),
+    key: ApiKeyOption = None,
 ) -> None:
     """Start the service, stream a simulated fleet with faults into it, and print alerts as they come."""
     with refusing(ClientError), simulator_extra():
@@ -42,11 +44,11 @@ def demo(
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         console.print(f"simulating {vans} vans for {hours:g} h ...")
         fleet = simulate_fleet(vans, hours)
-        with running_service(port, data_dir) as url, Client(url) as client:
+        with running_service(port, data_dir) as url, Client(url, key) as client:
             greet(url, client)
             stop = threading.Event()
             with ThreadPoolExecutor(vans + 1, "van") as pool:
-                streams = [pool.submit(drive, url, van, speed, stop) for van in fleet]
+                streams = [pool.submit(drive, url, key, van, speed, stop) for van in fleet]
                 try:
                     report_alerts(client, lambda: all(stream.done() for stream in streams))
                 except KeyboardInterrupt:
@@ -58,12 +60,12 @@ def demo(
             console.print(f"the data stays in {data_dir}; `make demo` goes on with new sessions", highlight=False)
 
 
-def drive(url: str, van: "DemoVan", speed: float, stop: threading.Event) -> Tally:
+def drive(url: str, key: str | None, van: "DemoVan", speed: float, stop: threading.Event) -> Tally:
     """Stream one van at `speed` times real time, from a new session on, until its trace or the demo ends; say when it truly overheats."""
     tally = Tally()
     samples = list(wire_samples(van.recording))
     events = deque(van.events)
-    with Client(url) as client:
+    with Client(url, key) as client:
         client.post(f"/v1/vehicles/{van.vehicle_id}/sessions")
         started = time.monotonic()
         for start in range(0, len(samples), SAMPLES_PER_REQUEST):

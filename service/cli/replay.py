@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.recordings import FORMATS, Recording, RecordingError, read_recording
+from service.cli.options import ApiKeyOption
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
 from service.client import Client, ClientError, Tally, wire_samples
 
@@ -20,6 +21,7 @@ def replay(
     url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
     speed: Annotated[str, typer.Option(help="'max', or a factor of real time such as 60.")] = "max",
     batch: Annotated[int, typer.Option(min=1, help="Samples in one request.")] = 100,
+    key: ApiKeyOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -32,7 +34,7 @@ def replay(
         if pace is not None and not 0 < pace < math.inf:
             raise ValueError(f"--speed must be 'max' or a positive factor, got {speed}")
         recording = read_recording(file, form)
-        with Client(url) as client:
+        with Client(url, key) as client:
             started = time.perf_counter()
             tally = stream(client, vehicle, recording, batch, pace)
             elapsed = time.perf_counter() - started

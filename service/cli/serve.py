@@ -12,7 +12,9 @@ from model.checkpoint import CheckpointError
 from model.runtime import BackendUnavailableError
 from service.app import create_app
 from service.cli.output import print_json, refusing
+from service.connections import Connections, guarded
 from service.logs import configure_logs
+from service.metrics import Metrics
 from service.settings import Settings, without_secrets
 
 GRACE_S = 30  # for the requests in hand when asked to stop
@@ -24,6 +26,7 @@ def serve(
     store: Annotated[str | None, typer.Option(help="'embedded', or a redis:// or unix:// URL.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded store.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="File of API keys; without it loopback only.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, reference, cpu or cuda.")] = None,
     *,
     print_settings: Annotated[bool, typer.Option("--print-settings", help="Print every setting and exit.")] = False,
@@ -36,6 +39,7 @@ def serve(
         "data_dir": data_dir,
         "checkpoint": checkpoint,
         "backend": backend,
+        "keys_file": keys_file,
     }
     with refusing(ValidationError, CheckpointError, BackendUnavailableError, ValueError):
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
@@ -53,7 +57,16 @@ def serve(
         port=settings.port,
         log_config=None,
         access_log=False,
+        http=guarded(connections_of(settings, app.state.metrics)),
+        ws="none",
         timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def connections_of(settings: Settings, metrics: Metrics) -> Connections:
+    """What connections are allowed."""
+    return Connections(
+        settings.max_connections, settings.head_timeout_s, settings.body_timeout_s, metrics.connections_closed
     )
 
 

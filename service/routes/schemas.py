@@ -4,8 +4,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.verdict import Answer, Status
-
 VehicleId = str
 
 
@@ -14,42 +12,46 @@ def example(value: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [value]})
 
 
+class FieldProblem(BaseModel):
+    """Why one field was refused."""
+
+    field: str
+    reason: str
+
+
 class Item(BaseModel):
     """The answer to one sample."""
 
     i: int = Field(description="place in the request")
-    status: Status
+    status: Literal["applied", "duplicate", "late", "invalid", "conflict", "deferred", "overloaded"]
     seq: int | None = None
     risk: float | None = Field(None, description="calibrated probability of a thermal event within the horizon")
     surprise: float | None = Field(None, description="nats per channel under the model's own forecast")
     phase: Literal["inactive", "pending", "firing"] | None = Field(None, description="of the vehicle's alert")
     warming_up: bool | None = Field(None, description="no alert is raised yet")
     reason: str | None = None
-    errors: list[dict[str, str]] | None = None
+    errors: list[FieldProblem] | None = None
 
-    @staticmethod
-    def of(place: int, answer: Answer) -> "Item":
-        """An engine's answer as it goes over the wire."""
-        return Item(
-            i=place,
-            status=answer.status,
-            seq=answer.seq,
-            risk=answer.risk,
-            surprise=answer.surprise,
-            phase=None if answer.phase is None else answer.phase.name.lower(),
-            warming_up=answer.warming_up,
-            reason=answer.reason,
-            errors=[{"field": e.field, "reason": e.reason} for e in answer.errors] or None,
-        )
+    model_config = example(
+        {
+            "i": 0,
+            "status": "applied",
+            "seq": 88121,
+            "risk": 0.0021,
+            "surprise": 0.4,
+            "phase": "inactive",
+            "warming_up": False,
+        }
+    )
 
 
 class Summary(BaseModel):
-    """The answer to an array."""
+    """The answer to several samples."""
 
     applied: int
     duplicate: int
     rejected: int
-    items: list[Item]
+    items: list[Item] = Field(description="one per sample; with Prefer: return=minimal only those not applied")
 
     model_config = example(
         {

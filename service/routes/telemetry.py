@@ -1,225 +1,171 @@
-"""`POST /v1/vehicles/{vehicle_id}/telemetry`: one sample, or an array of one vehicle's samples in order."""
+"""`POST /v1/vehicles/{vehicle_id}/telemetry`: one sample of a vehicle, or many in order."""
 
-import json
-from collections import Counter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse
-from pydantic import TypeAdapter
+import numpy as np
+import orjson
+from fastapi import APIRouter, Header, Path, Request
+from fastapi.responses import Response
 
+from model.channels import ChannelSchema
+from service import render
+from service.decode import Decoded
+from service.decode_columns import VEHICLE_ID_PATTERN
 from service.deps import Running, RunningDep
 from service.errors import (
     RETRY_AFTER_S,
-    BodyTooLarge,
     Deferred,
     InvalidSample,
     NotReady,
     QueueFull,
+    RateLimited,
     RefusedSample,
     ServiceError,
-    UnreadableBody,
-    UnsupportedMediaType,
 )
+from service.keys import ApiKey
+from service.request_body import vehicle_samples
+from service.routes import batch_adapter
+from service.routes.bodies import vehicle_body
 from service.routes.schemas import Item, Summary, problems
-from service.verdict import ACCEPTED, RETRYABLE, Answer, Status
-from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader
+from service.samples import ACCEPTED, NO_SEQ, Answers, Status
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
 ]
-
-EXAMPLE = {
-    "ts": "2026-09-14T08:00:05Z",
-    "seq": 88121,
-    "signals": {
-        "latitude": 48.1374,
-        "longitude": 11.5755,
-        "altitude": 519.0,
-        "speed": 12.4,
-        "state_of_charge": 71.5,
-        "motor_temperature": 64.0,
-        "brake_events": 1,
-    },
-}
+PreferHeader = Annotated[
+    str | None,
+    Header(
+        description="`return=minimal` (RFC 7240): items only of samples that were not applied",
+        examples=["return=minimal"],
+    ),
+]
 
 REFUSALS: dict[Status, type[ServiceError]] = {
     Status.LATE: RefusedSample,
     Status.CONFLICT: RefusedSample,
     Status.INVALID: InvalidSample,
     Status.DEFERRED: Deferred,
+    Status.OVERLOADED: QueueFull,
 }
+TELEMETRY_PROBLEMS = problems(400, 408, 409, 413, 415, 422, 429, 503)
+MINIMAL = {
+    "Preference-Applied": {"description": "`return=minimal`, when it was asked for", "schema": {"type": "string"}},
+}
+WAIT = {"Retry-After": {"description": "seconds, when an item is `deferred`", "schema": {"type": "string"}}}
 
 
-def router(reader: SampleReader) -> APIRouter:
+def router(schema: ChannelSchema) -> APIRouter:
     """The route; its documented body follows the checkpoint's signals."""
     routes = APIRouter(tags=["telemetry"])
-    one_or_many: Any = reader.model | list[reader.model]  # type: ignore[name-defined]  # made at run time
-    schema = TypeAdapter(one_or_many).json_schema(mode="validation", ref_template="#/components/schemas/{model}")
-    schema = inline_definitions(schema)
-    body = {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": schema,
-                "examples": {
-                    "one": {"summary": "one sample", "value": EXAMPLE},
-                    "array": {
-                        "summary": "an array in order",
-                        "value": [EXAMPLE, EXAMPLE | {"ts": "2026-09-14T08:00:10Z", "seq": 88122}],
-                    },
-                },
-            }
-        },
-    }
 
     @routes.post(
         "/v1/vehicles/{vehicle_id}/telemetry",
         response_model=Item | Summary,
         responses={
-            200: {"description": "applied or known already", "content": {"application/json": {"examples": ANSWERS}}},
-            207: {"model": Summary, "description": "an array of which some were not accepted; read the items"},
-            **problems(400, 409, 413, 415, 422, 429, 503),
+            200: {"description": "applied or known already", "headers": MINIMAL, "content": ANSWERS},
+            207: {
+                "model": Summary,
+                "description": "several samples, of which some were not accepted; read the items",
+                "headers": MINIMAL | WAIT,
+            },
+            **TELEMETRY_PROBLEMS,
         },
-        openapi_extra={"requestBody": body},
-        summary="Send one sample or an array",
+        openapi_extra={"requestBody": vehicle_body(schema)},
+        summary="Send one sample or many of one vehicle",
     )
-    async def post_telemetry(request: Request, vehicle_id: VehicleIdPath, running: RunningDep) -> JSONResponse:
-        data = decode(await read_body(request, running.settings.max_body_bytes), request)
-        if isinstance(data, list):
-            return await apply_array(running, vehicle_id, data)
-        return await apply_one(running, vehicle_id, data)
+    async def post_telemetry(
+        request: Request, vehicle_id: VehicleIdPath, running: RunningDep, prefer: PreferHeader = None
+    ) -> Response:
+        decoded, single = await vehicle_samples(request, running.decoder, running.settings.max_body_bytes, vehicle_id)
+        answers = await answers_for(request, running, decoded)
+        return one_answer(answers) if single else all_answers(answers, prefer)
 
     return routes
 
 
-ANSWERS = {
-    "one": {
-        "summary": "one sample",
-        "value": {
-            "i": 0,
-            "status": "applied",
-            "seq": 88121,
-            "risk": 0.0021,
-            "surprise": 0.4,
-            "phase": "inactive",
-            "warming_up": False,
-        },
-    },
+ANSWERS: dict[str, Any] = {
+    "application/json": {
+        "examples": {
+            "one": {"summary": "one sample", "value": Item.model_config["json_schema_extra"]["examples"][0]},  # type: ignore[index]
+            "many": {"summary": "several", "value": Summary.model_config["json_schema_extra"]["examples"][0]},  # type: ignore[index]
+        }
+    }
 }
 
 
-def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema without `$defs`: OpenAPI wants references into its components, which these models are not."""
-    definitions = schema.pop("$defs", {})
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return resolve(definitions[node["$ref"].rsplit("/", 1)[1]])
-            return {key: resolve(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [resolve(value) for value in node]
-        return node
-
-    resolved: dict[str, Any] = resolve(schema)
-    return resolved
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, read no further than `limit` bytes.
+async def answers_for(request: Request, running: Running, decoded: Decoded) -> Answers:
+    """Apply what is readable, in order; what is not fails alone. The one place that counts verdicts.
 
     Raises:
-        BodyTooLarge: it is longer.
+        RateLimited, QueueFull, NotReady: nothing was applied.
     """
-    too_large = BodyTooLarge(f"the body is over {limit} bytes; send fewer samples at a time", limit_bytes=limit)
-    declared = request.headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdigit():
-        raise UnreadableBody("content-length is not a number")
-    if int(declared[:20]) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
-
-
-def decode(body: bytes, request: Request) -> Any:
-    """The body as plain data.
-
-    Raises:
-        UnsupportedMediaType: it is not declared as JSON.
-        UnreadableBody: it is not JSON, or neither an object nor an array.
-    """
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaType(f"content type is {media_type[:100] or 'missing'}; send application/json")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMediaType(f"content encoding is {encoding[:100]}; send it plain")
+    n_bad = decoded.n - len(decoded.samples)
     try:
-        # The standard parser takes NaN, so that it can be refused by the name of its field.
-        data = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableBody(f"the body is not JSON: {error}") from error
-    if not isinstance(data, dict | list):
-        raise UnreadableBody(f"the body is a JSON {type(data).__name__}; send a sample object or an array of them")
-    return data
-
-
-async def apply_one(running: Running, vehicle_id: str, data: object) -> JSONResponse:
-    """One sample: its verdict is the status of the response."""
-    (answer,) = await answers_for(running, vehicle_id, [data])
-    item = Item.of(0, answer)
-    if answer.status in ACCEPTED:
-        return JSONResponse(item.model_dump(mode="json", exclude_none=True))
-    detail = "; ".join(f"{e.field}: {e.reason}" for e in answer.errors) or answer.reason or answer.status.value
-    extra: dict[str, Any] = {"verdict": answer.status.value}
-    if answer.seq is not None:
-        extra["seq"] = answer.seq
-    if item.errors:
-        extra["errors"] = item.errors
-    raise REFUSALS[answer.status](detail, **extra)
-
-
-async def apply_array(running: Running, vehicle_id: str, data: list[object]) -> JSONResponse:
-    """An array: 200 when every sample is accepted, 207 otherwise; each item says its own."""
-    limit = running.settings.max_samples_per_request
-    if len(data) > limit:
-        raise BodyTooLarge(f"the array has {len(data)} samples, the limit is {limit}", limit_samples=limit)
-    answers = await answers_for(running, vehicle_id, data)
-    count = [answer.status for answer in answers].count
-    summary = Summary(
-        applied=count(Status.APPLIED),
-        duplicate=count(Status.DUPLICATE),
-        rejected=sum(answer.status not in ACCEPTED for answer in answers),
-        items=[Item.of(i, answer) for i, answer in enumerate(answers)],
-    )
-    wait = any(answer.status in RETRYABLE for answer in answers)
-    headers = {"Retry-After": str(RETRY_AFTER_S[503])} if wait else None
-    return JSONResponse(summary.model_dump(mode="json", exclude_none=True), 207 if summary.rejected else 200, headers)
-
-
-async def answers_for(running: Running, vehicle_id: str, data: list[object]) -> list[Answer]:
-    """Read and apply samples in order; one that cannot be read fails alone. The one place that counts verdicts."""
-    read = [running.reader.read(vehicle_id, item) for item in data]
-    readable = [sample for sample in read if isinstance(sample, Sample)]
-    try:
-        applied = iter(await running.batcher.submit(readable))
-    except (QueueFull, NotReady) as error:
-        count_verdicts(running, [Status.OVERLOADED] * len(readable) + [Status.INVALID] * (len(read) - len(readable)))
-        error.extra["verdict"] = Status.OVERLOADED.value
+        if running.sample_rate is not None:
+            await running.sample_rate.take(sender(request), decoded.n)
+        applied = await batch_adapter.submit(running.batcher, decoded.samples)
+    except (RateLimited, QueueFull, NotReady) as error:
+        count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
+        count_verdicts(running, Status.INVALID, n_bad)
+        error.extra["verdict"] = Status.OVERLOADED.word
         raise
-    answers = [
-        next(applied) if isinstance(sample, Sample) else Answer(Status.INVALID, errors=sample.errors) for sample in read
-    ]
-    count_verdicts(running, [answer.status for answer in answers])
+    if decoded.rows is None:
+        answers = applied
+    else:
+        answers = Answers.blank(decoded.n, Status.INVALID)
+        answers.put(decoded.rows, applied)
+        answers.errors |= decoded.errors
+    for status, n in enumerate(np.bincount(answers.status).tolist()):
+        count_verdicts(running, Status(status), n)
     return answers
 
 
-def count_verdicts(running: Running, statuses: list[Status]) -> None:
+def sender(request: Request) -> str:
+    """The id of the request's key; all senders are one where there are no keys."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return "nobody" if key is None else key.id
+
+
+def count_verdicts(running: Running, status: Status, n: int) -> None:
     """samples_total by status."""
-    for status, n in Counter(statuses).items():
-        running.metrics.samples.labels(status.value).inc(n)
+    if n:
+        running.metrics.samples.labels(status.word).inc(n)
+
+
+def one_answer(answers: Answers) -> Response:
+    """A single sample: its verdict is the status of the response.
+
+    Raises:
+        ServiceError: it was not accepted.
+    """
+    (item,) = render.items(answers)
+    status = Status(answers.status[0])
+    if status in ACCEPTED:
+        return Response(orjson.dumps(item), media_type="application/json")
+    errors = item.get("errors", [])
+    detail = "; ".join(f"{error['field']}: {error['reason']}" for error in errors) or item.get("reason", status.word)
+    extra: dict[str, Any] = {"verdict": status.word}
+    if answers.seq[0] != NO_SEQ:
+        extra["seq"] = item["seq"]
+    if errors:
+        extra["errors"] = errors
+    raise REFUSALS[status](detail, **extra)
+
+
+def all_answers(answers: Answers, prefer: str | None) -> Response:
+    """Several samples: 200 when every one is accepted, 207 otherwise; each item says its own."""
+    minimal = prefers_minimal(prefer)
+    headers = {"Preference-Applied": "return=minimal"} if minimal else {}
+    if answers.wait():
+        headers["Retry-After"] = str(RETRY_AFTER_S[503])
+    status = 200 if answers.all_accepted() else 207
+    return Response(render.summary(answers, minimal=minimal), status, headers, "application/json")
+
+
+def prefers_minimal(prefer: str | None) -> bool:
+    """Whether a Prefer header (RFC 7240) asks for return=minimal; of several `return`s the first counts."""
+    for preference in (prefer or "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "return":
+            return value.strip().strip('"').lower() == "minimal"
+    return False

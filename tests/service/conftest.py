@@ -16,7 +16,11 @@ START_MS = 1_760_000_000_000
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A running service with the embedded store and small limits."""
     process = ServiceProcess(
-        tmp_path_factory.mktemp("service"), max_body_bytes=1_000_000, max_queue=4_096, max_samples_per_request=500
+        tmp_path_factory.mktemp("service"),
+        max_body_bytes=1_000_000,
+        max_queue=4_096,
+        max_samples_per_request=500,
+        max_vehicles_per_request=300,
     )
     yield process.start()
     process.stop_if_running()

@@ -1,5 +1,6 @@
 """The calls as their users see them, against a real server with a real store."""
 
+import json
 import re
 
 import httpx
@@ -181,17 +182,25 @@ def test_openapi_describes_every_call_with_examples(http: httpx.Client) -> None:
     body = document["paths"]["/v1/vehicles/{vehicle_id}/telemetry"]["post"]["requestBody"]["content"][
         "application/json"
     ]
-    assert set(body["examples"]) == {"one", "array"}
+    assert set(body["examples"]) == {"one", "array", "columns"}
     assert "(degC)" in str(body["schema"])
 
 
 def test_the_documented_examples_are_accepted(http: httpx.Client, vehicle: str) -> None:
     """What the document shows can be sent as it stands."""
     document = http.get("/openapi.json").json()
-    content = document["paths"]["/v1/vehicles/{vehicle_id}/telemetry"]["post"]["requestBody"]["content"]
-    for name, example in content["application/json"]["examples"].items():
-        response = http.post(f"/v1/vehicles/{vehicle}.{name}/telemetry", json=example["value"])
-        assert response.status_code == 200, response.text
+    for path in ("/v1/vehicles/{vehicle_id}/telemetry", "/v1/telemetry"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        shown = [
+            (name, json.dumps(example["value"])) for name, example in content["application/json"]["examples"].items()
+        ]
+        shown.append(("lines", content["application/x-ndjson"]["example"]))
+        for name, text in shown:
+            mine = f"{vehicle}.{name}.{len(path)}"
+            form = {"Content-Type": "application/x-ndjson" if name == "lines" else "application/json"}
+            body = text.replace('"van-', f'"{mine}-')
+            response = http.post(path.replace("{vehicle_id}", mine), content=body, headers=form)
+            assert response.status_code == 200, response.text
 
 
 def test_a_full_queue_is_a_429_with_retry_after(http: httpx.Client, vehicle: str) -> None:

@@ -22,19 +22,55 @@ __device__ __forceinline__ unsigned remote_address(const void* own, int rank) {
     return address;
 }
 
-__device__ __forceinline__ Pack<float, 4> load_remote(const float* own, int rank) {
-    Pack<float, 4> v;
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
-                 : "r"(remote_address(own, rank))
-                 : "memory");
-    return v;
+// Counts the bytes that other blocks have sent to this one. Its parity changes when all that are expected are there.
+typedef unsigned long long Mail;
+
+// By one thread, before a barrier of the cluster.
+__device__ __forceinline__ void open_mail(Mail* mail) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(mail)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-__device__ __forceinline__ void store_remote(float* own, int rank, Pack<float, 4> v) {
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(remote_address(own, rank)), "f"(v.at[0]),
-                 "f"(v.at[1]), "f"(v.at[2]), "f"(v.at[3])
+// By one thread, once per parity; bytes may have come before.
+__device__ __forceinline__ void expect_bytes(Mail* mail, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(mail)),
+                 "r"(bytes)
                  : "memory");
+}
+
+// To where `own` lies in the block `rank`, counted there.
+__device__ __forceinline__ void send(float* own, Mail* mail, int rank, Pack<float, 4> v) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     remote_address(own, rank)),
+                 "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]), "f"(v.at[3]), "r"(remote_address(mail, rank))
+                 : "memory");
+}
+
+// Until all bytes of this parity are here, for this thread to read.
+__device__ __forceinline__ void wait_for_mail(Mail* mail, int parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"((unsigned)__cvta_generic_to_shared(mail)),
+        "r"(parity)
+        : "memory");
+}
+
+// Four weights, if valid, else what `to` held. In place, and in order with the products: a copy of the registers would
+// wait for the load.
+__device__ __forceinline__ void load_weights(Pack<float, 4>& to, const Pack<float, 4>* from, bool valid) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; @p ld.global.nc.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];}"
+                 : "+f"(to.at[0]), "+f"(to.at[1]), "+f"(to.at[2]), "+f"(to.at[3])
+                 : "l"(from), "r"((int)valid));
+}
+__device__ __forceinline__ void load_weights(Pack<Bfloat16, 4>& to, const Pack<Bfloat16, 4>* from, bool valid) {
+    unsigned(&words)[2] = reinterpret_cast<unsigned(&)[2]>(to);
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];}"
+                 : "+r"(words[0]), "+r"(words[1])
+                 : "l"(from), "r"((int)valid));
 }
 
 // One instruction each: in C++ the compiler makes four of them. Volatile, so that they stay in order with the copies.
@@ -46,13 +82,31 @@ __device__ __forceinline__ Pack<float, 4> load_shared(const Pack<float, 4>* from
                  : "memory");
     return v;
 }
-__device__ __forceinline__ void store_global(float* to, Pack<float, 4> v) {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]),
-                 "f"(v.at[3])
+// What the second-level cache does with states: drops them first, but for PERCENT of them, which it keeps.
+typedef unsigned long long Policy;
+template <int PERCENT>
+__device__ __forceinline__ Policy state_policy() {
+    Policy policy;
+    if (PERCENT == 0) asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    else if (PERCENT < 0) asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    else asm("createpolicy.fractional.L2::evict_last.L2::evict_first.b64 %0, %1;" : "=l"(policy) : "f"(PERCENT / 100.0f));
+    return policy;
+}
+
+__device__ __forceinline__ void store_state(float* to, Pack<float, 4> v, Policy policy) {
+    asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]),
+                 "f"(v.at[2]), "f"(v.at[3]), "l"(policy)
                  : "memory");
 }
+__device__ __forceinline__ void store_state(float* to, Pack<float, 1> v, Policy) { *to = v.at[0]; }
+__device__ __forceinline__ void copy_state(Pack<float, 4>* to, const float* from, Policy policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
+                     (unsigned)__cvta_generic_to_shared(to)),
+                 "l"(from), "l"(policy)
+                 : "memory");
+}
+__device__ __forceinline__ void copy_state(Pack<float, 1>* to, const float* from, Policy) { copy_async_4(to, from, true); }
 __device__ __forceinline__ Pack<float, 1> load_shared(const Pack<float, 1>* from) { return *from; }
-__device__ __forceinline__ void store_global(float* to, Pack<float, 1> v) { *to = v.at[0]; }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -62,18 +116,17 @@ __device__ __forceinline__ void wait_for_older_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// The nearest number with 10 bits of mantissa: what the tensor cores read of a float.
+// The nearest number with 10 bits of mantissa, and the next towards zero: what the tensor cores read of a float.
 __device__ __forceinline__ float round_to_tf32(float x) {
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return __uint_as_float(bits);
+    return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
 }
+__device__ __forceinline__ float cut_to_tf32(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 
 // d (16 x 8) += a (16 x 8) b (8 x 8), of which this lane holds, with g = lane / 4 and t = lane % 4:
 //     a: (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)      b: (t, g), (t + 4, g)
 //     d: (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1)
-__device__ __forceinline__ void multiply_add(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+__device__ __forceinline__ void multiply_add(float (&d)[4], const float (&a)[4], const float* b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),

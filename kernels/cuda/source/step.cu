@@ -2,14 +2,14 @@
 //
 // A cluster of RANKS blocks takes tiles of up to COLUMNS vehicles, one tile after another. Each of its blocks owns
 // OWN of the d_inner channels, with their weights, convolution and selective state; the residual stream is held by every
-// block. Twice a layer the blocks add up partial sums through each other's shared memory: behind x_proj and out_proj.
+// block. Twice a layer, behind x_proj and out_proj, the blocks send each other partial sums and add them up.
 // RANKS = 1 is one block per tile. With few vehicles many ranks share the weights, which are then the time; with many
 // vehicles a block keeps a tile to itself, and the states' bytes are the time.
 //
-// Projections run on the tensor cores, weights as the left operand (16 outputs x 8 inputs), vehicles as the columns of
+// Projections run on the tensor cores, weights as the left operand (16 outputs x 16 inputs), vehicles as the columns of
 // the right one. Each float is cut into two numbers of 10 bits of mantissa, high and low; of the four products low x low
 // is dropped, which leaves a relative error near 2^-21. The host lays each warp's fragments of a product one behind the
-// other, so that a warp streams through memory, PIPE fragments ahead; what the first ones are does not depend on
+// other, so that a warp streams through memory, DEPTH fragments ahead; what the first ones are does not depend on
 // activations, and they are asked for before the barrier in front of the product.
 //
 // States stream through a ring in shared memory, RING slots ahead of their use, across layers and tiles: each thread
@@ -23,20 +23,20 @@
 
 constexpr int WARPS = THREADS / 32;
 constexpr int TILES = COLUMNS / 8;               // of 8 columns
-constexpr int MODEL_STRIDE = MODEL + 4;          // strides are 4 mod 8: fragments are read without bank conflicts
-constexpr int OWN_STRIDE = OWN + 4;
-constexpr int FEATURES = 8 * INPUT_STEPS;
-constexpr int FEATURE_STRIDE = FEATURES + 4;
-constexpr int PROJECTED_STRIDE = 16 * PROJECTED_TILES + 4;
-constexpr int HEAD_STRIDE = 16 * HEAD_TILES + 4;
+// Rows that fragments are read from are 16 mod 32 apart, rows of sums 4 mod 8: neither has bank conflicts.
+__device__ constexpr int row_stride(int width) { return width % 32 ? width : width + 16; }
+constexpr int MODEL_STRIDE = row_stride(MODEL), OWN_STRIDE = row_stride(OWN);
+constexpr int FEATURES = 16 * INPUT_STEPS, FEATURE_STRIDE = row_stride(FEATURES);
+constexpr int MODEL_SUMS = MODEL + 4, PROJECTED_SUMS = 16 * PROJECTED_TILES + 4, HEAD_SUMS = 16 * HEAD_TILES + 4;
 constexpr int WIDE = 2 * OWN + 4;                // u and z side by side
-constexpr int MODEL_STEPS = MODEL / 8, OWN_STEPS = OWN / 8;
+constexpr int MODEL_STEPS = MODEL / 16, OWN_STEPS = OWN / 16;
 constexpr int PASS = THREADS / LANES;            // channels that the block's threads cover at once
 constexpr int VANS_AT_ONCE = PASS > OWN ? PASS / OWN : 1;
 constexpr int STATES = LANES * VECTOR;           // d_state, padded
 constexpr int B_AT = RANK_PADDED, C_AT = RANK_PADDED + STATES, PROJECTED = RANK_PADDED + 2 * STATES;
 constexpr int HEADS = 2 * N_CHANNELS + 1;
 constexpr int ITEMS = (COLUMNS * OWN + THREADS - 1) / THREADS;  // of (vehicle, channel) per thread
+constexpr int AT_ONCE = ITEMS < 4 ? ITEMS : 4;   // of them
 constexpr int HISTORY = D_CONV - 1;
 // Offsets in the table of one rank and layer.
 constexpr int CONV_BIAS = D_CONV * OWN, DT_BIAS = CONV_BIAS + OWN, SKIP = DT_BIAS + OWN, DT_WEIGHT = SKIP + OWN;
@@ -45,11 +45,12 @@ constexpr int LAYER_FRAGMENTS = 2 * OWN / 16 * MODEL_STEPS + PROJECTED_TILES * O
 constexpr float LOG_SCALE_LEAST = -5.6f, LOG_SCALE_MOST = 3.0f;  // LOG_SCALE_BOUNDS of kernels/reference.py
 static_assert(OWN % 16 == 0 && MODEL % 16 == 0 && THREADS % LANES == 0 && PROJECTED % 4 == 0, "sizes must divide");
 
-typedef Pack<Element, 4> Fragment;  // a lane's four of 16 x 8 weights
+typedef Pack<Element, 4> Half;  // a lane's four of 16 x 8 weights; a fragment is two such, 32 lanes each
+constexpr int FRAGMENT = 64;
 typedef Pack<float, VECTOR> Vector;
 
 struct StepParams {
-    const Fragment* weights;     // embedding, heads, then layer by layer and rank by rank
+    const Half* weights;             // embedding, heads, then layer by layer and rank by rank
     const float* tables;         // embedding bias, heads' bias, then (layer, rank) tables, then (layer, rank) A * log2(e)
     const long long* slots;      // (rows)
     const float *features;       // (rows, d_input)
@@ -66,17 +67,15 @@ struct Shared {
     float features[COLUMNS][FEATURE_STRIDE];
     float act[COLUMNS][OWN_STRIDE];      // u, then the gated y
     float gate[COLUMNS][OWN_STRIDE];     // silu(z)
-    float projected[COLUMNS][PROJECTED_STRIDE];
-    float scratch[SCRATCH];
-#if RANKS > 1
-    float partial_projected[SPLIT_PROJECTED * COLUMNS * PROJECTED_STRIDE];
-    float partial_out[SPLIT_OUT * COLUMNS * MODEL_STRIDE];
-#endif
+    float projected[COLUMNS][PROJECTED_SUMS];
+    float scratch[SCRATCH];              // unfinished sums
+    float inbox[2][INBOX];               // other ranks' sums of x_proj, of out_proj
     alignas(16) Pack<float, 2> steps[COLUMNS][OWN];  // dt, dt_in * u
     float tables[TABLES_SHARED ? N_LAYER * TABLE : 4];
     float scale[COLUMNS];                // 1 / rms(x)
     float ratio[COLUMNS];
     long long slot[COLUMNS];
+    Mail mail[2][2];                     // of both inboxes, for each hop
     alignas(16) Vector ring[RING][TOGETHER][THREADS];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES && sizeof(StepParams) == PARAMS_BYTES, "differs from the caller's");
@@ -85,82 +84,133 @@ __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 
 // ---------------------------------------------------------------------------------------------------- projections
 
-// A product of OUT_TILES x 16 outputs over STEPS x 8 inputs, cut in SPLIT along the inputs. Unit u = (split, tile) of it
+__device__ __forceinline__ Pack<float, 4> load4(const float* from) {
+    return *reinterpret_cast<const Pack<float, 4>*>(from);
+}
+__device__ __forceinline__ void store4(float* to, Pack<float, 4> v) { *reinterpret_cast<Pack<float, 4>*>(to) = v; }
+__device__ __forceinline__ Pack<float, 4> add4(Pack<float, 4> a, Pack<float, 4> b) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a.at[i] += b.at[i];
+    return a;
+}
+
+// A product of OUT_TILES x 16 outputs over STEPS x 16 inputs, cut in SPLIT along the inputs. Unit u = (split, tile) of it
 // is warp u % WARPS's.
 template <int OUT_TILES, int STEPS, int SPLIT>
 struct Product {
     static constexpr int UNITS = OUT_TILES * SPLIT, UNIT_STEPS = STEPS / SPLIT;
     static_assert(STEPS % SPLIT == 0, "splits must be even");
-    Fragment ahead[PIPE];
-    const Fragment* at;
-    int count;
+    // Fragments under way: whole units, or an even part of one, so that each has its registers at compile time.
+    __device__ static constexpr int depth() {
+        if (UNIT_STEPS <= PIPE) return PIPE / UNIT_STEPS * UNIT_STEPS;
+        int most = PIPE;
+        while (UNIT_STEPS % most) --most;
+        return most;
+    }
+    static constexpr int DEPTH = depth();
+    Half ahead[DEPTH][2];
+    const Half* at;
+    int left;  // fragments of this warp
 
-    __device__ __forceinline__ Product(const Fragment* weights) {
+    // Without `wanted` nothing is asked for, and nothing may be run.
+    __device__ __forceinline__ Product(const Half* weights, bool wanted = true) {
         int warp = threadIdx.x / 32, rest = UNITS % WARPS;
-        count = (UNITS / WARPS + (warp < rest)) * UNIT_STEPS;
+        left = wanted ? (UNITS / WARPS + (warp < rest)) * UNIT_STEPS : 0;
         int before = (warp * (UNITS / WARPS) + (warp < rest ? warp : rest)) * UNIT_STEPS;
-        at = weights + before * 32 + threadIdx.x % 32;
+        at = weights + before * FRAGMENT + threadIdx.x % 32;
 #pragma unroll
-        for (int i = 0; i < PIPE; ++i)
-            if (i < count) ahead[i] = at[i * 32];
+        for (int i = 0; i < DEPTH; ++i) {
+            ahead[i][0] = ahead[i][1] = Half();
+            ask(i, i);
+        }
+    }
+
+    // Reads this warp's fragment `step` into registers, if there is one.
+    __device__ __forceinline__ void ask(int i, int step) {
+        bool valid = step < left;
+        load_weights(ahead[i][0], at + step * FRAGMENT, valid);
+        load_weights(ahead[i][1], at + step * FRAGMENT + 32, valid);
     }
 
     // in: (COLUMNS, in_stride); out: (SPLIT, COLUMNS, out_stride), whose splits are still to be added.
     __device__ __forceinline__ void run(const float* in, int in_stride, float* out, int out_stride) {
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         float high[TILES][4], mixed[TILES][4], crossed[TILES][4];
+        int unit = threadIdx.x / 32;
+#pragma unroll 1
+        for (int done = 0; done < left;) {
+            const float* column = in + g * in_stride + unit / OUT_TILES * UNIT_STEPS * 16 + 4 * t;
+#pragma unroll 1
+            for (int part = 0; part < UNIT_STEPS; part += DEPTH) {
+#pragma unroll
+                for (int i = 0; i < DEPTH; ++i) {
+                    if (i % UNIT_STEPS == 0 && i > 0) {  // the group holds several units
+                        store(out, out_stride, unit, high, mixed, crossed);
+                        if (done == left) return;
+                        unit += WARPS;
+                        column = in + g * in_stride + unit / OUT_TILES * UNIT_STEPS * 16 + 4 * t;
+                    }
+                    if (i % UNIT_STEPS == 0 && part == 0) {
+#pragma unroll
+                        for (int n = 0; n < TILES; ++n)
+#pragma unroll
+                            for (int k = 0; k < 4; ++k) high[n][k] = mixed[n][k] = crossed[n][k] = 0.0f;
+                    }
+                    multiply(ahead[i], column + (part + i % UNIT_STEPS) * 16, in_stride, high, mixed, crossed);
+                    ask(i, done + DEPTH);
+                    ++done;
+                }
+            }
+            store(out, out_stride, unit, high, mixed, crossed);
+            unit += WARPS;
+        }
+    }
+
+    __device__ __forceinline__ static void multiply(const Half (&w)[2], const float* column, int in_stride,
+                                                    float (&high)[TILES][4], float (&mixed)[TILES][4],
+                                                    float (&crossed)[TILES][4]) {
+        float b[TILES][4], b_low[TILES][4];
+#pragma unroll
+        for (int n = 0; n < TILES; ++n) {
+            Pack<float, 4> value = load4(column + n * 8 * in_stride);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                b[n][i] = round_to_tf32(value.at[i]);
+                b_low[n][i] = value.at[i] - b[n][i];
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float a[4], a_low[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float value = to_float(w[half].at[i]);
+                a[i] = cut_to_tf32(value);
+                a_low[i] = value - a[i];
+            }
+#pragma unroll
+            for (int n = 0; n < TILES; ++n) {
+                multiply_add(high[n], a, &b[n][2 * half]);
+                multiply_add(mixed[n], a, &b_low[n][2 * half]);
+#if !ELEMENT_BF16
+                multiply_add(crossed[n], a_low, &b[n][2 * half]);
+#endif
+            }
+        }
+    }
+
+    __device__ __forceinline__ static void store(float* out, int out_stride, int unit, const float (&high)[TILES][4],
+                                                 const float (&mixed)[TILES][4], const float (&crossed)[TILES][4]) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        int split = unit / OUT_TILES, row = unit % OUT_TILES * 16 + g;
 #pragma unroll
         for (int n = 0; n < TILES; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) high[n][i] = mixed[n][i] = crossed[n][i] = 0.0f;
-        int unit = threadIdx.x / 32, step = 0;
-        const float* column = in + g * in_stride + unit / OUT_TILES * UNIT_STEPS * 8 + t;
-#pragma unroll 1
-        for (int first = 0; first < count; first += PIPE) {
-#pragma unroll
-            for (int j = 0; j < PIPE; ++j) {
-                if (first + j >= count) break;
-                Fragment w = ahead[j];
-                if (first + j + PIPE < count) ahead[j] = at[(first + j + PIPE) * 32];
-                float a[4], a_low[4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float value = to_float(w.at[i]);
-                    a[i] = ELEMENT_BF16 ? value : round_to_tf32(value);
-                    a_low[i] = value - a[i];
-                }
-#pragma unroll
-                for (int n = 0; n < TILES; ++n) {
-                    float b[2], b_low[2];
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        float value = column[n * 8 * in_stride + step * 8 + 4 * i];
-                        b[i] = round_to_tf32(value);
-                        b_low[i] = value - b[i];
-                    }
-                    multiply_add(high[n], a, b);
-                    multiply_add(mixed[n], a, b_low);
-#if !ELEMENT_BF16
-                    multiply_add(crossed[n], a_low, b);
-#endif
-                }
-                if (++step == UNIT_STEPS) {
-                    int split = unit / OUT_TILES, row = unit % OUT_TILES * 16 + g;
-#pragma unroll
-                    for (int n = 0; n < TILES; ++n)
-#pragma unroll
-                        for (int i = 0; i < 4; ++i) {
-                            int van = n * 8 + 2 * t + i % 2;
-                            out[(split * COLUMNS + van) * out_stride + row + i / 2 * 8] =
-                                high[n][i] + (mixed[n][i] + crossed[n][i]);
-                            high[n][i] = mixed[n][i] = crossed[n][i] = 0.0f;
-                        }
-                    step = 0;
-                    unit += WARPS;
-                    column = in + g * in_stride + unit / OUT_TILES * UNIT_STEPS * 8 + t;
-                }
+            for (int i = 0; i < 4; ++i) {
+                int van = n * 8 + 2 * t + i % 2;
+                out[(split * COLUMNS + van) * out_stride + row + i / 2 * 8] =
+                    high[n][i] + (mixed[n][i] + crossed[n][i]);
             }
-        }
     }
 };
 
@@ -178,79 +228,93 @@ __device__ __forceinline__ float total(const float* partial, int stride, int van
     return sum;
 }
 
-__device__ __forceinline__ Pack<float, 4> load4(const float* from) {
-    return *reinterpret_cast<const Pack<float, 4>*>(from);
-}
-__device__ __forceinline__ void store4(float* to, Pack<float, 4> v) { *reinterpret_cast<Pack<float, 4>*>(to) = v; }
-__device__ __forceinline__ Pack<float, 4> add4(Pack<float, 4> a, Pack<float, 4> b) {
+template <int SPLIT>
+__device__ __forceinline__ Pack<float, 4> total4(const float* partial, int stride, int van, int row) {
+    Pack<float, 4> sum = load4(partial + van * stride + row);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a.at[i] += b.at[i];
-    return a;
+    for (int split = 1; split < SPLIT; ++split) sum = add4(sum, load4(partial + (split * COLUMNS + van) * stride + row));
+    return sum;
 }
 
 // to[van][...] = (ADD ? to : 0) + the partial sums (SPLIT, COLUMNS, stride) of all ranks, for `vans` vehicles and WIDTH
-// rows of each, in every block of the cluster. Starts and ends with a barrier.
+// rows of each, in every block of the cluster. Starts with a barrier; afterwards every thread may read `to`.
+//
+// With one hop every rank gets all parts of all others and adds them up. With two, item i is rank i % RANKS's, which gets
+// its parts, adds them up and hands the sum to every rank. Nobody sends into an inbox before it has been emptied: between
+// two uses of one lies a use of the other, which waits for every rank.
 template <int SPLIT, int WIDTH, bool ADD>
-__device__ __forceinline__ void add_up(float* to, const float* partial, int stride, int vans, int rank) {
+__device__ __forceinline__ void add_up(float* to, int to_stride, const float* partial, int stride, float* inbox, Mail* mail,
+                                       int parity, int vans, int rank) {
     constexpr int QUADS = WIDTH / 4;
-    if (RANKS == 1) {
-        __syncthreads();
-    } else {
-        sync_cluster();
-    }
     const int items = vans * QUADS;
-#if TWO_HOPS
-    // Item i is rank i % RANKS's: its threads fetch one rank's part each, add over the lanes, and hand the sum to one
-    // rank each.
+    __syncthreads();
+#if RANKS == 1
+#pragma unroll 1
+    for (int item = threadIdx.x; item < items; item += THREADS) {
+        int van = item / QUADS, row = item % QUADS * 4;
+        Pack<float, 4> sum = total4<SPLIT>(partial, stride, van, row);
+        if (ADD) sum = add4(load4(to + van * to_stride + row), sum);
+        store4(to + van * to_stride + row, sum);
+    }
+    __syncthreads();
+#elif TWO_HOPS
+    const int own_items = (items - rank + RANKS - 1) / RANKS;
+    if (threadIdx.x == 0) {
+        expect_bytes(&mail[0], own_items * RANKS * 16);
+        expect_bytes(&mail[1], items * 16);
+    }
+#pragma unroll 1
+    for (int item = threadIdx.x; item < items; item += THREADS) {
+        Pack<float, 4> sum = total4<SPLIT>(partial, stride, item / QUADS, item % QUADS * 4);
+        send(inbox + (item / RANKS * RANKS + rank) * 4, &mail[0], item % RANKS, sum);
+    }
+    wait_for_mail(&mail[0], parity);
     const int peer = threadIdx.x % RANKS;
-    const int own_items = (items + RANKS - 1) / RANKS;
 #pragma unroll 1
     for (int first = 0; first < own_items; first += THREADS / RANKS) {
-        int item = (first + (int)threadIdx.x / RANKS) * RANKS + rank;
-        bool valid = item < items;
-        int at = valid ? item / QUADS * stride + item % QUADS * 4 : 0;
-        Pack<float, 4> sum = load_remote(partial + at, peer);
-#pragma unroll
-        for (int split = 1; split < SPLIT; ++split) sum = add4(sum, load_remote(partial + split * COLUMNS * stride + at, peer));
+        int own = first + threadIdx.x / RANKS;
+        bool valid = own < own_items;
+        int item = valid ? own * RANKS + rank : 0;
+        float* at = to + item / QUADS * to_stride + item % QUADS * 4;
+        Pack<float, 4> sum = load4(inbox + (valid ? own * RANKS + peer : 0) * 4);
 #pragma unroll
         for (int mask = 1; mask < RANKS; mask *= 2)
 #pragma unroll
             for (int i = 0; i < 4; ++i) sum.at[i] += exchange(sum.at[i], mask);
-        if (ADD) sum = add4(load4(to + at), sum);
+        if (ADD) sum = add4(load4(at), sum);
         sync_warp();  // every lane has read `to` before any overwrites it
-        if (valid) store_remote(to + at, peer, sum);
+        if (valid) send(at, &mail[1], peer, sum);
     }
-    sync_cluster();
+    wait_for_mail(&mail[1], parity);
 #else
+    if (threadIdx.x == 0) expect_bytes(&mail[0], items * RANKS * 16);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < items * RANKS; i += THREADS) {
+        int item = i % items, peer = (i / items + rank) % RANKS;
+        Pack<float, 4> sum = total4<SPLIT>(partial, stride, item / QUADS, item % QUADS * 4);
+        send(inbox + (rank * items + item) * 4, &mail[0], peer, sum);
+    }
+    wait_for_mail(&mail[0], parity);
 #pragma unroll 1
     for (int item = threadIdx.x; item < items; item += THREADS) {
-        int at = item / QUADS * stride + item % QUADS * 4;
-        Pack<float, 4> parts[RANKS * SPLIT];
+        float* at = to + item / QUADS * to_stride + item % QUADS * 4;
+        Pack<float, 4> parts[RANKS];
 #pragma unroll
-        for (int rank_from = 0; rank_from < RANKS; ++rank_from)
-#pragma unroll
-            for (int split = 0; split < SPLIT; ++split) {
-                const float* from = partial + split * COLUMNS * stride + at;
-#if RANKS == 1
-                parts[split] = load4(from);
-#else
-                parts[rank_from * SPLIT + split] = load_remote(from, rank_from);
-#endif
-            }
+        for (int from = 0; from < RANKS; ++from) parts[from] = load4(inbox + (from * items + item) * 4);
         Pack<float, 4> sum = parts[0];
 #pragma unroll
-        for (int i = 1; i < RANKS * SPLIT; ++i) sum = add4(sum, parts[i]);
-        if (ADD) sum = add4(load4(to + at), sum);
-        store4(to + at, sum);
+        for (int from = 1; from < RANKS; ++from) sum = add4(sum, parts[from]);
+        if (ADD) sum = add4(load4(at), sum);
+        store4(at, sum);
     }
     __syncthreads();
 #endif
 }
 
 // 1 / rms(x) of each vehicle.  Source: Zhang & Sennrich 2019.  The weight sits in the projection that follows.
-__device__ __forceinline__ void measure(Shared& s, float norm_eps) {
+__device__ __forceinline__ void measure(Shared& s, float norm_eps, int vans) {
 #pragma unroll 1
-    for (int van = threadIdx.x / 32; van < COLUMNS; van += WARPS) {
+    for (int van = threadIdx.x / 32; van < vans; van += WARPS) {
         float squares = 0.0f;
         for (int i = threadIdx.x % 32; i < MODEL; i += 32) squares += s.x[van][i] * s.x[van][i];
 #pragma unroll
@@ -271,9 +335,10 @@ struct Owner {  // of this thread's states
         van = VANS_AT_ONCE > 1 ? index / OWN : 0;
     }
     __device__ __forceinline__ bool idle() const { return van >= VANS_AT_ONCE; }
-    // Whether the j-th channel of a part exists, and its states of this lane.
+    // Whether a channel exists, and its states of this lane.
     __device__ __forceinline__ bool has(int rank, int c) const {
-        return c < OWN && rank * OWN + c < D_INNER && lane * VECTOR < D_STATE;
+        constexpr bool ALL = OWN % (PASS < OWN ? PASS * TOGETHER : OWN) == 0 && RANKS * OWN == D_INNER && STATES == D_STATE;
+        return ALL || (c < OWN && rank * OWN + c < D_INNER && lane * VECTOR < D_STATE);
     }
     __device__ __forceinline__ int nth(int part, int j) const { return channel + (part * TOGETHER + j) * PASS; }
 };
@@ -297,19 +362,12 @@ struct Cursor {
         if (tile < p.tiles && !own.idle() && van < vans) slot = p.slots[(long long)tile * p.vans + van];
         else slot = -1;
     }
-    __device__ __forceinline__ void fetch(Shared& s, const StepParams& p, const Owner& own, int rank) {
+    __device__ __forceinline__ void fetch(Shared& s, const StepParams& p, const Owner& own, int rank, Policy policy) {
         if (slot >= 0) {
+            const float* from = p.ssm + state_at(slot, layer, rank * OWN + own.nth(part, 0), own.lane);
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
-                int c = own.nth(part, j);
-                if (!own.has(rank, c)) continue;
-                const float* from = p.ssm + state_at(slot, layer, rank * OWN + c, own.lane);
-                void* to = &s.ring[place][j][threadIdx.x];
-#if VECTOR == 4
-                copy_async_16(to, from, true);
-#else
-                copy_async_4(to, from, true);
-#endif
+                if (own.has(rank, own.nth(part, j))) copy_state(&s.ring[place][j][threadIdx.x], from + j * PASS * D_STATE, policy);
             }
         }
         commit_copies();
@@ -351,23 +409,26 @@ __device__ __forceinline__ void add_lanes(float* sums, int lane, int& result) {
     }
 }
 
-// A * log2(e) of this thread's states.
-__device__ __forceinline__ void load_decays(Vector (&A)[PARTS][TOGETHER], const float* from, const Owner& own) {
+// A * log2(e) of this thread's states in one part.
+__device__ __forceinline__ void load_decays(Vector (&A)[TOGETHER], const float* from, const Owner& own, int part) {
 #pragma unroll
-    for (int part = 0; part < PARTS; ++part)
-#pragma unroll
-        for (int j = 0; j < TOGETHER; ++j) {
-            int c = own.nth(part, j);
-            if (c < OWN) A[part][j] = *reinterpret_cast<const Vector*>(from + c * STATES + own.lane * VECTOR);
-        }
+    for (int j = 0; j < TOGETHER; ++j) {
+        int c = own.nth(part, j);
+        if (c < OWN) A[j] = *reinterpret_cast<const Vector*>(from + c * STATES + own.lane * VECTOR);
+    }
 }
 
 // h = exp(dt A) h + dt_in u B; act = (h . C + D u) * silu(z), for the rank's channels of all vehicles of the tile.
 __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, const Owner& own, Cursor& cursor, int layer,
                                                int rank, int vans, const float* table,
-                                               const Vector (&A)[PARTS][TOGETHER], int& place) {
-#pragma unroll
+                                               const float* decay, Vector (&next)[TOGETHER], int& place,
+                                               Policy policy) {
+#pragma unroll 1
     for (int part = 0; part < PARTS; ++part) {
+        Vector A[TOGETHER];
+#pragma unroll
+        for (int j = 0; j < TOGETHER; ++j) A[j] = next[j];
+        if (part + 1 < PARTS) load_decays(next, decay, own, part + 1);
 #pragma unroll 1
         for (int first = 0; first < vans; first += VANS_AT_ONCE) {
             int van = first + own.van;
@@ -376,7 +437,7 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
             float sums[TOGETHER];
             const Vector* lanes = reinterpret_cast<const Vector*>(s.projected[van]) + own.lane;
             Vector B = load_shared(lanes + B_AT / VECTOR), C = load_shared(lanes + C_AT / VECTOR);
-            long long slot = s.slot[van];
+            float* to = p.ssm + state_at(s.slot[van], layer, rank * OWN + own.nth(part, 0), own.lane);
             wait_for_older_copies<RING - 1>();
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
@@ -388,14 +449,14 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
                     Vector h = load_shared(&s.ring[place][j][threadIdx.x]);
 #pragma unroll
                     for (int i = 0; i < VECTOR; ++i) {
-                        h.at[i] = exp2_fast(step.at[0] * A[part][j].at[i]) * h.at[i] + step.at[1] * B.at[i];
+                        h.at[i] = exp2_fast(step.at[0] * A[j].at[i]) * h.at[i] + step.at[1] * B.at[i];
                         sums[j] += h.at[i] * C.at[i];
                     }
-                    store_global(p.ssm + state_at(slot, layer, rank * OWN + c, own.lane), h);
+                    store_state(to + j * PASS * D_STATE, h, policy);
                 }
             }
             if (++place == RING) place = 0;
-            cursor.fetch(s, p, own, rank);  // into the place that was just read
+            cursor.fetch(s, p, own, rank, policy);  // into the place that was just read
             int j = 0;
             add_lanes<TOGETHER, LANES>(sums, own.lane, j);
             int c = own.nth(part, j);
@@ -409,24 +470,24 @@ __device__ __forceinline__ void advance_states(Shared& s, const StepParams& p, c
 
 // -------------------------------------------------------------------------------------------------- the network
 
-__device__ __forceinline__ void load_window(float (&window)[ITEMS][HISTORY + 1], const Shared& s, const StepParams& p,
-                                            int layer, int rank, int vans) {
+__device__ __forceinline__ void load_window(float (&window)[AT_ONCE][HISTORY], const Shared& s, const StepParams& p,
+                                            int layer, int rank, int vans, int first) {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-        int item = threadIdx.x + k * THREADS, van = item / OWN, channel = rank * OWN + item % OWN;
-        if (van >= vans || channel >= D_INNER) continue;
-        const float* from = p.conv + (s.slot[van] * N_LAYER + layer) * HISTORY * D_INNER + channel;
+    for (int k = 0; k < AT_ONCE; ++k) {
+        int item = threadIdx.x + (first + k) * THREADS, van = item / OWN, channel = rank * OWN + item % OWN;
+        bool valid = van < vans && channel < D_INNER;
+        const float* from = p.conv + (s.slot[valid ? van : 0] * N_LAYER + layer) * HISTORY * D_INNER + channel;
 #pragma unroll
-        for (int tap = 0; tap < HISTORY; ++tap) window[k][tap] = from[tap * D_INNER];
+        for (int tap = 0; tap < HISTORY; ++tap) window[k][tap] = valid ? from[tap * D_INNER] : 0.0f;
     }
 }
 
 // u = silu(conv(window)), gate = silu(z), and the window moves on by one sample.
-__device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (&window)[ITEMS][HISTORY + 1],
-                                         const float* table, int layer, int rank, int vans) {
+__device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (&window)[AT_ONCE][HISTORY],
+                                         const float* table, int layer, int rank, int vans, int first) {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-        int item = threadIdx.x + k * THREADS, van = item / OWN, c = item % OWN, channel = rank * OWN + c;
+    for (int k = 0; k < AT_ONCE; ++k) {
+        int item = threadIdx.x + (first + k) * THREADS, van = item / OWN, c = item % OWN, channel = rank * OWN + c;
         if (van >= vans) continue;
         float scale = s.scale[van];
         float newest = scale * total<SPLIT_IN>(s.scratch, WIDE, van, c);
@@ -434,11 +495,10 @@ __device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (
         float sum = table[CONV_BIAS + c] + table[HISTORY * OWN + c] * newest;
         if (channel < D_INNER) {
             float* to = p.conv + (s.slot[van] * N_LAYER + layer) * HISTORY * D_INNER + channel;
-            window[k][HISTORY] = newest;
 #pragma unroll
             for (int tap = 0; tap < HISTORY; ++tap) {
                 sum += table[tap * OWN + c] * window[k][tap];
-                to[tap * D_INNER] = window[k][tap + 1];
+                to[tap * D_INNER] = tap + 1 < HISTORY ? window[k][tap + 1] : newest;
             }
         }
         s.act[van][c] = silu(sum);
@@ -447,7 +507,7 @@ __device__ __forceinline__ void convolve(Shared& s, const StepParams& p, float (
 }
 
 __device__ __forceinline__ void step_sizes(Shared& s, const StepParams& p, const float* table, int vans) {
-#pragma unroll
+#pragma unroll AT_ONCE
     for (int k = 0; k < ITEMS; ++k) {
         int item = threadIdx.x + k * THREADS, van = item / OWN, c = item % OWN;
         if (van >= vans) continue;
@@ -459,14 +519,22 @@ __device__ __forceinline__ void step_sizes(Shared& s, const StepParams& p, const
     }
 }
 
-extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
+#ifdef TRACE
+extern "C" __device__ long long trace[256];
+__device__ long long trace[256];
+#define MARK() if (threadIdx.x == 0 && blockIdx.x == 0 && tile == cluster) trace[marks++] = clock64();
+#else
+#define MARK()
+#endif
+extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, BLOCKS)
 network_step(const __grid_constant__ StepParams p) {
     Shared& s = *reinterpret_cast<Shared*>(block_memory());
     const int rank = blockIdx.x % RANKS, cluster = blockIdx.x / RANKS;
     const Owner own;
-    const Fragment* embedding = p.weights;
-    const Fragment* heads = embedding + MODEL / 16 * INPUT_STEPS * 32;
-    const Fragment* layers = heads + HEAD_TILES * MODEL_STEPS * 32;
+    const Policy policy = state_policy<KEPT>();
+    const Half* embedding = p.weights;
+    const Half* heads = embedding + MODEL / 16 * INPUT_STEPS * FRAGMENT;
+    const Half* layers = heads + HEAD_TILES * MODEL_STEPS * FRAGMENT;
     const float* embedding_bias = p.tables;
     const float* head_bias = embedding_bias + MODEL;
     const float* tables = head_bias + 16 * HEAD_TILES;
@@ -475,8 +543,14 @@ network_step(const __grid_constant__ StepParams p) {
     Cursor cursor{cluster, 0, 0, 0, cluster < p.tiles ? vans_of(p, cluster) : 0, 0, -1};
     cursor.read_slot(p, own);
 #pragma unroll 1
-    for (int i = 0; i < RING; ++i) cursor.fetch(s, p, own, rank);
-    int place = 0;
+    for (int i = 0; i < RING; ++i) cursor.fetch(s, p, own, rank, policy);
+    int place = 0, parity = 0;
+#if RANKS > 1
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 4; ++i) open_mail(&s.mail[0][0] + i);
+    }
+    sync_cluster();  // nobody sends before all are open
+#endif
 #if TABLES_SHARED
 #pragma unroll 1
     for (int i = threadIdx.x; i < N_LAYER * TABLE; i += THREADS) {
@@ -500,63 +574,64 @@ network_step(const __grid_constant__ StepParams p) {
                 s.slot[threadIdx.x] = valid ? p.slots[row + threadIdx.x] : 0;
             }
             __syncthreads();
-            product.run(&s.features[0][0], FEATURE_STRIDE, s.scratch, MODEL_STRIDE);
+            product.run(&s.features[0][0], FEATURE_STRIDE, s.scratch, MODEL_SUMS);
             __syncthreads();
         }
         for (int i = threadIdx.x; i < COLUMNS * MODEL; i += THREADS) {
             int van = i / MODEL, k = i % MODEL;
-            s.x[van][k] = s.scratch[van * MODEL_STRIDE + k] + embedding_bias[k];
+            s.x[van][k] = s.scratch[van * MODEL_SUMS + k] + embedding_bias[k];
         }
-        InProj in_proj(layers + (long long)rank * LAYER_FRAGMENTS * 32);
+        InProj in_proj(layers + (long long)rank * LAYER_FRAGMENTS * FRAGMENT);
         __syncthreads();
 #pragma unroll 1
         for (int layer = 0; layer < N_LAYER; ++layer) {
-            const Fragment* weights = layers + ((long long)layer * RANKS + rank) * LAYER_FRAGMENTS * 32;
+            const Half* weights = layers + ((long long)layer * RANKS + rank) * LAYER_FRAGMENTS * FRAGMENT;
 #if TABLES_SHARED
             const float* table = s.tables + layer * TABLE;
 #else
             const float* table = tables + (layer * RANKS + rank) * TABLE;
 #endif
-            float window[ITEMS][HISTORY + 1];
-            load_window(window, s, p, layer, rank, vans);
+            float window[AT_ONCE][HISTORY];
+            load_window(window, s, p, layer, rank, vans, 0);
             in_proj.run(&s.x[0][0], MODEL_STRIDE, s.scratch, WIDE);
-            measure(s, p.norm_eps);
-            weights += 2 * OWN / 16 * MODEL_STEPS * 32;
+            measure(s, p.norm_eps, vans);
+            weights += 2 * OWN / 16 * MODEL_STEPS * FRAGMENT;
             XProj x_proj(weights);
             __syncthreads();
-            convolve(s, p, window, table, layer, rank, vans);
+            convolve(s, p, window, table, layer, rank, vans, 0);
+#pragma unroll 1
+            for (int first = AT_ONCE; first < ITEMS; first += AT_ONCE) {
+                load_window(window, s, p, layer, rank, vans, first);
+                convolve(s, p, window, table, layer, rank, vans, first);
+            }
             __syncthreads();
-#if RANKS > 1
-            float *projected = s.partial_projected, *out = s.partial_out;
-#else
-            float *projected = s.scratch, *out = s.scratch;
-#endif
-            x_proj.run(&s.act[0][0], OWN_STRIDE, projected, PROJECTED_STRIDE);
-            Vector A[PARTS][TOGETHER];
+            x_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, PROJECTED_SUMS);
+            Vector A[TOGETHER];
             const float* decay = decays + (long long)(layer * RANKS + rank) * OWN * STATES;
             // Few ranks have no registers to spare, and their time is the states'.
-            if (RANKS > 2) load_decays(A, decay, own);
-            add_up<SPLIT_PROJECTED, PROJECTED, false>(&s.projected[0][0], projected, PROJECTED_STRIDE, vans, rank);
-            if (RANKS <= 2) load_decays(A, decay, own);
+            if (RANKS > 2) load_decays(A, decay, own, 0);
+            add_up<SPLIT_PROJECTED, PROJECTED, false>(&s.projected[0][0], PROJECTED_SUMS, s.scratch, PROJECTED_SUMS,
+                                                      s.inbox[0], s.mail[0], parity, vans, rank);
+            if (RANKS <= 2) load_decays(A, decay, own, 0);
             step_sizes(s, p, table, vans);
             __syncthreads();
-            advance_states(s, p, own, cursor, layer, rank, vans, table, A, place);
-            OutProj out_proj(weights + PROJECTED_TILES * OWN_STEPS * 32);
+            advance_states(s, p, own, cursor, layer, rank, vans, table, decay, A, place, policy);
+            OutProj out_proj(weights + PROJECTED_TILES * OWN_STEPS * FRAGMENT);
             __syncthreads();
-            out_proj.run(&s.act[0][0], OWN_STRIDE, out, MODEL_STRIDE);
-            if (layer + 1 < N_LAYER) {
-                in_proj = InProj(layers + ((layer + 1LL) * RANKS + rank) * LAYER_FRAGMENTS * 32);
-            }
-            add_up<SPLIT_OUT, MODEL, true>(&s.x[0][0], out, MODEL_STRIDE, vans, rank);
+            out_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, MODEL_SUMS);
+            in_proj = InProj(layers + ((layer + 1LL) * RANKS + rank) * LAYER_FRAGMENTS * FRAGMENT, layer + 1 < N_LAYER);
+            add_up<SPLIT_OUT, MODEL, true>(&s.x[0][0], MODEL_STRIDE, s.scratch, MODEL_SUMS, s.inbox[1], s.mail[1],
+                                           parity, vans, rank);
+            parity ^= 1;
         }
         if (rank == 0) {
             Heads product(heads);
-            measure(s, p.norm_eps);
-            product.run(&s.x[0][0], MODEL_STRIDE, s.scratch, HEAD_STRIDE);
+            measure(s, p.norm_eps, vans);
+            product.run(&s.x[0][0], MODEL_STRIDE, s.scratch, HEAD_SUMS);
             __syncthreads();
             for (int i = threadIdx.x; i < vans * HEADS; i += THREADS) {
                 int van = i / HEADS, k = i % HEADS;
-                float value = s.scale[van] * total<SPLIT_HEADS>(s.scratch, HEAD_STRIDE, van, k) + head_bias[k];
+                float value = s.scale[van] * total<SPLIT_HEADS>(s.scratch, HEAD_SUMS, van, k) + head_bias[k];
                 if (k < N_CHANNELS) {
                     value += s.features[van][k];  // the forecast starts from the held z-scores
                 } else if (k < 2 * N_CHANNELS) {
@@ -567,5 +642,4 @@ network_step(const __grid_constant__ StepParams p) {
         }
         __syncthreads();
     }
-    if (RANKS > 1) sync_cluster();  // nobody leaves while its shared memory is read
 }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -33,13 +34,27 @@ alignas(16) inline unsigned char shared_memory[MOST_BLOCKS * MOST_SHARED_BYTES];
 #define memory shared_memory
 
 namespace emulation {
-enum class Wait { none, barrier, warp, cluster, done };
+enum class Wait { none, barrier, warp, cluster, mail, done };
+
+// What blocks have sent each other under one count; see `Mail` in cluster.cuh.
+struct Letters {
+    struct Letter {
+        void* to;
+        float values[4];
+    };
+    std::vector<Letter> late;  // those that are not delivered before all are there
+    long missing = 0;
+    bool expected = false;
+    int parity = 0;
+};
 
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     Wait wait = Wait::none;
     int exchanges = 0;
+    Letters* letters = nullptr;  // waited for
+    int parity = 0;
     struct Copy {
         void* to;
         const void* from;
@@ -52,6 +67,8 @@ struct Fragments {
     float a[4], b[2];
 };
 inline std::vector<Fiber> fibers;
+inline std::map<const void*, Letters> mail;
+inline std::mt19937* random_source;
 inline std::vector<Fragments> fragments;  // two of each thread, taken in turns
 inline std::vector<float> slots;  // two values per thread, taken in turns
 inline ucontext_t scheduler;
@@ -84,6 +101,8 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
     fibers.resize(all);
     slots.assign(2 * all, NAN);
     fragments.assign(2 * all, Fragments());
+    mail.clear();
+    random_source = &random;
     for (auto& fiber : fibers) {
         constexpr int BYTES = 1 << 16;
         fiber.stack.reset(new char[BYTES]);
@@ -124,6 +143,11 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
         for (int from = 0; from < all; from += threads) {
             if (!all_wait(from, from + threads, Wait::barrier)) continue;
             for (int i = from; i < from + threads; ++i) fibers[i].wait = Wait::none;
+            released = true;
+        }
+        for (auto& fiber : fibers) {
+            if (fiber.wait != Wait::mail || fiber.letters->parity == fiber.parity) continue;
+            fiber.wait = Wait::none;
             released = true;
         }
         if (all_wait(0, all, Wait::cluster)) {
@@ -193,6 +217,43 @@ inline T* remote_address(T* own, int rank) {
     return (T*)(shared_memory + size_t(rank) * MOST_SHARED_BYTES + offset);
 }
 
+typedef unsigned long long Mail;
+inline void open_mail(Mail* mail) {
+    *mail = 0;
+    emulation::mail[mail] = {};
+}
+inline void count_mail(emulation::Letters& letters, long bytes) {
+    letters.missing += bytes;
+    if (!letters.expected || letters.missing != 0) return;
+    for (auto& letter : letters.late) std::memcpy(letter.to, letter.values, 16);
+    letters.late.clear();
+    letters.expected = false;
+    letters.parity ^= 1;
+}
+inline void expect_bytes(Mail* mail, int bytes) {
+    auto& letters = emulation::mail.at(mail);
+    if (letters.expected) abort();  // twice
+    letters.expected = true;
+    count_mail(letters, bytes);
+}
+inline void send_bytes(void* own, Mail* own_mail, int rank, const float* values) {
+    auto& letters = emulation::mail.at(remote_address(own_mail, rank));
+    void* to = remote_address(own, rank);
+    if ((uintptr_t)to % 16) abort();  // misaligned
+    if ((*emulation::random_source)() % 2) {
+        letters.late.push_back({to, {values[0], values[1], values[2], values[3]}});
+    } else {
+        std::memcpy(to, values, 16);
+    }
+    count_mail(letters, -16);
+}
+inline void wait_for_mail(Mail* mail, int parity) {
+    using namespace emulation;
+    fibers[current].letters = &emulation::mail.at(mail);
+    fibers[current].parity = parity;
+    if (fibers[current].letters->parity == parity) yield(Wait::mail);
+}
+
 inline float keep_tf32(float x) {
     unsigned bits;
     std::memcpy(&bits, &x, 4);
@@ -203,7 +264,8 @@ inline float round_to_tf32(float x) {
     std::memcpy(&bits, &x, 4);
     return bits_to_float((bits + 0x1000u) & ~0x1fffu);
 }
-inline void multiply_add(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+inline float cut_to_tf32(float x) { return keep_tf32(x); }
+inline void multiply_add(float (&d)[4], const float (&a)[4], const float* b) {
     using namespace emulation;
     int self = current, turn = fibers[self].exchanges++ % 2, warp = self / 32 * 32;
     auto& own = fragments[2 * self + turn];

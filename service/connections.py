@@ -1,0 +1,153 @@
+"""The server's side of a connection: senders that are slow on purpose, or too many, do not keep others out.
+
+uvicorn itself waits for ever for the rest of a request. Here a head and a body have their time, and when there are more
+connections than allowed the one that has kept us waiting longest is closed, those that never finished a request first.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import PROBLEM_TYPE
+
+
+@dataclass(slots=True)
+class Connections:
+    """All connections of one server, and what they are allowed.
+
+    Attributes:
+        most: open at once.
+        head_s: time for the head of a request, from the first byte; also for the first byte of a new connection.
+        body_s: time for the body.
+        closed: counter of connections closed by us, by reason.
+        open: how many there are.
+        fresh, proven: those that we wait for, oldest first, without and with an answered request.
+    """
+
+    most: int
+    head_s: float
+    body_s: float
+    closed: Counter
+    open: int = 0
+    fresh: "dict[GuardedProtocol, None]" = field(default_factory=dict)
+    proven: "dict[GuardedProtocol, None]" = field(default_factory=dict)
+
+    def make_room(self) -> bool:
+        """Close a connection that we wait for if there are too many; False if all are being worked for."""
+        if self.open <= self.most:
+            return True
+        for waiting in (self.fresh, self.proven):
+            if waiting:
+                next(iter(waiting)).give_up("crowded_out")
+                return True
+        return False
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a time for each part of a request."""
+
+    guard: Connections  # of the server; set by `guarded`
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered = False
+        self._gone = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A new connection has as long as a head has."""
+        super().connection_made(transport)
+        self.guard.open += 1
+        self._wait_for(self.guard.head_s, "head_timeout")
+        # Last, so that a crowd cannot close its newest member, who may be the one that matters.
+        if not self.guard.make_room():
+            self.give_up("no_room")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._leave()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        if self._timer is None:
+            self._wait_for(self.guard.head_s, "head_timeout")
+
+    def on_headers_complete(self) -> None:
+        """The body has its own time."""
+        super().on_headers_complete()
+        self._wait_for(self.guard.body_s, "body_timeout")
+
+    def on_message_complete(self) -> None:
+        """All is here: from now on they wait for us."""
+        super().on_message_complete()
+        self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """An answered sender is no stranger. While the rest of a refused body drains, its time runs on."""
+        super().on_response_complete()
+        self._answered = True
+        if not self._gone and self._timer is None and self.cycle.response_complete:
+            self.guard.proven[self] = None
+
+    def give_up(self, reason: str) -> None:
+        """Close the connection; say why if a request had begun."""
+        if self._gone:
+            return
+        self.guard.closed.labels(reason).inc()
+        begun = self.cycle is not None and not self.cycle.response_complete and not self.cycle.response_started
+        if begun and reason == "body_timeout":
+            self.transport.write(TIMED_OUT)
+        self._leave()
+        self.transport.close()
+
+    def _wait_for(self, seconds: float, reason: str) -> None:
+        """Give the sender so long for what comes next."""
+        if self._gone:
+            return
+        self._stop_waiting()
+        self._timer = self.loop.call_later(seconds, self.give_up, reason)
+        (self.guard.proven if self._answered else self.guard.fresh)[self] = None
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.guard.fresh.pop(self, None)
+        self.guard.proven.pop(self, None)
+
+    def _leave(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self.guard.open -= 1
+            self._stop_waiting()
+
+
+def timed_out() -> bytes:
+    """The answer to a body that did not come, as it goes over the wire."""
+    body = orjson.dumps(
+        {
+            "type": PROBLEM_TYPE + "body-timeout",
+            "title": "Request Timeout",
+            "status": 408,
+            "detail": "the body did not arrive in time; send it again",
+        }
+    )
+    head = (
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+TIMED_OUT = timed_out()
+
+
+def guarded(connections: Connections) -> type[asyncio.Protocol]:
+    """The protocol class for a server with these connections, as uvicorn's `http` option takes it."""
+    return type("ServersProtocol", (GuardedProtocol,), {"guard": connections})

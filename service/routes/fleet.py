@@ -1,0 +1,38 @@
+"""`POST /v1/telemetry`: samples of many vehicles in one request."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from model.channels import ChannelSchema
+from service.deps import RunningDep
+from service.request_body import fleet_samples
+from service.routes.bodies import fleet_body
+from service.routes.schemas import Summary, problems
+from service.routes.telemetry import MINIMAL, WAIT, PreferHeader, all_answers, answers_for
+
+
+def router(schema: ChannelSchema) -> APIRouter:
+    """The route; its documented body follows the checkpoint's signals."""
+    routes = APIRouter(tags=["telemetry"])
+
+    @routes.post(
+        "/v1/telemetry",
+        response_model=Summary,
+        responses={
+            200: {"description": "every sample is applied or known already", "headers": MINIMAL},
+            207: {
+                "model": Summary,
+                "description": "some were not accepted; read the items",
+                "headers": MINIMAL | WAIT,
+            },
+            **problems(400, 408, 413, 415, 422, 429, 503),
+        },
+        openapi_extra={"requestBody": fleet_body(schema)},
+        summary="Send samples of many vehicles",
+    )
+    async def post_fleet(request: Request, running: RunningDep, prefer: PreferHeader = None) -> Response:
+        """Any mix of vehicles, any number of samples of each; those of one vehicle are applied in the order given."""
+        decoded = await fleet_samples(request, running.decoder, running.settings.max_body_bytes)
+        return all_answers(await answers_for(request, running, decoded), prefer)
+
+    return routes
