@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
@@ -55,13 +54,12 @@ def listed_vehicles(client: Client) -> list[str]:
     """Ids of all vehicles that the service knows. Raises ClientError."""
     found: dict[str, None] = {}  # a vehicle whose risk changes may be on two pages
     cursor = ""
-    for _ in count():
-        page = patiently(lambda path: client.get(path), f"/v1/vehicles?limit={PAGE}{cursor}")
+    while True:
+        page = patiently(client.get, f"/v1/vehicles?limit={PAGE}{cursor}")
         found |= dict.fromkeys(vehicle["vehicle_id"] for vehicle in page["vehicles"])
         if page["next_cursor"] is None:
-            break
+            return list(found)
         cursor = f"&cursor={quote(page['next_cursor'], safe='')}"
-    return list(found)
 
 
 def export_vehicles(client: Client, vehicle_ids: Iterable[str], folder: Path, advance: Advance) -> Moved:

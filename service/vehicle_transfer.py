@@ -204,9 +204,10 @@ class VehicleTransfer:
             version: Version | None = read_version(before.head)
             here = (0, 0) if version is None else (version.epoch + 1, 0)  # not comparable: refuse its own session
         if here > progress(ready.head[0]):
+            session, samples = progress(ready.head[0])
             raise VehicleWentOn(
-                f"{ready.export.vehicle_id} is at session {here[0]}, sample {here[1]} here and the export at "
-                f"{progress(ready.head[0])}; send If-Match with its ETag to replace it all the same",
+                f"{ready.export.vehicle_id} has {here[1]} samples in session {here[0]} here, {samples} in session {session} "
+                "in the export; send If-Match with its ETag to replace it all the same",
                 vehicle_id=ready.export.vehicle_id,
             )
 

@@ -1,7 +1,6 @@
 """`emberwatch state`: vehicles as files, and whether what is held is right."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.progress import Progress
 from model.checkpoint import SHIPPED, Checkpoint, CheckpointError, load_checkpoint
 from model.recordings import FORMATS, RecordingError, read_recording
 from model.runtime import recompute
+from service.cli.options import ApiKeyOption
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
 from service.client import Client, ClientError
 from service.embedded_store import socket_of
@@ -35,16 +35,12 @@ HERE = "http://127.0.0.1:8000"
 SHOWN = 20  # refusals printed for people; --json has all
 
 
-def api_key() -> str | None:
-    """The key for services that ask for one: an option would show in the list of processes."""
-    return os.environ.get("EMBERWATCH_API_KEY")
-
-
 @app.command("export")
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the files go, one per vehicle.")],
     vehicles: Annotated[list[str] | None, typer.Argument(help="Vehicle ids [all].")] = None,
     url: Url = HERE,
+    key: ApiKeyOption = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +49,7 @@ def export(
     Each file is one moment of its vehicle. Exit code 1 if one could not be exported; vehicles without a state are skipped
     and listed.
     """
-    with refusing(ClientError, OSError), Client(url, api_key()) as client, Progress(console=console) as progress:
+    with refusing(ClientError, OSError), Client(url, key) as client, Progress(console=console) as progress:
         wanted = vehicles or listed_vehicles(client)
         task = progress.add_task("export", total=len(wanted))
         moved = export_vehicles(client, wanted, folder, lambda: progress.advance(task))
@@ -67,6 +63,7 @@ def export(
 def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files from `state export`, or folders of them.")],
     url: Url = HERE,
+    key: ApiKeyOption = None,
     *,
     replace: Annotated[
         bool, typer.Option("--replace", help="Also where the service is further than the file: takes samples back.")
@@ -78,7 +75,7 @@ def import_(
     Exit code 1 if one was refused: damaged, of another model, or further in the service than in the file. The others are
     imported all the same, and importing a file twice does no harm.
     """
-    with refusing(ClientError, OSError), Client(url, api_key()) as client, Progress(console=console) as progress:
+    with refusing(ClientError, OSError), Client(url, key) as client, Progress(console=console) as progress:
         files = files_in(paths)
         task = progress.add_task("import", total=len(files))
         moved = import_files(client, files, lambda: progress.advance(task), replace=replace)
@@ -106,6 +103,7 @@ def verify(
     file: Annotated[Path | None, typer.Argument(help="The recording that was streamed, from its first row.")] = None,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "leafspy",
     url: Url = HERE,
+    key: ApiKeyOption = None,
     store: Annotated[str | None, typer.Option(help="redis:// or unix:// URL [EMBERWATCH_STORE].")] = None,
     checkpoint: Annotated[Path, typer.Option(help="Folder of the model in service.")] = SHIPPED,
     tolerance: Annotated[float, typer.Option(help="Largest relative error of the state (promise 1).")] = 1e-4,
@@ -136,7 +134,7 @@ def verify(
                 "agrees": not broken,
             }
         else:
-            with Client(url, api_key()) as client:
+            with Client(url, key) as client:
                 held = unpack_export(client.content(state_path(vehicle)))
             found = comparison(model, held, read_recording(file, form), tolerance)
     if as_json:
