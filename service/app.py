@@ -22,6 +22,7 @@ from service.errors import add_error_handlers
 from service.http_metrics import HttpMetrics
 from service.keys import KeyRing
 from service.metrics import Metrics
+from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
 from service.routes import alerts, fleet, operations, telemetry, vehicles
@@ -81,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(vehicles.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
+    document = describe(app, keys=ring is not None)
+    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's way to say it
     return app
 
 

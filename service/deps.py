@@ -31,8 +31,8 @@ class Running:
     sample_rate: SampleRate | None  # None: no limit
 
 
-def get_running(request: Request) -> Running:
-    """The service that this request came to."""
+async def get_running(request: Request) -> Running:
+    """The service that this request came to. A coroutine, or FastAPI would ask a thread for it each time."""
     return cast("Running", request.app.state.running)
 
 

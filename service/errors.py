@@ -1,7 +1,8 @@
 """Errors that carry their HTTP status, and the one place that turns them into RFC 9457 problem details."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -66,17 +67,22 @@ class UnsupportedMediaType(ServiceError):
     status, kind = 415, "unsupported-media-type"
 
 
-class InvalidColumns(ServiceError):
+class InvalidParameter(ServiceError):
+    """A parameter of the path or query."""
+
+    status, kind = 422, "invalid-parameter"
+
+    @classmethod
+    def of(cls, wrong: Sequence[tuple[str, str]]) -> Self:
+        """From (field, reason) pairs; the first ten are told."""
+        shown = [{"field": field, "reason": reason} for field, reason in wrong[:10]]
+        return cls("; ".join(f"{item['field']}: {item['reason']}" for item in shown), errors=shown)
+
+
+class InvalidColumns(InvalidParameter):
     """The columns do not make a table: unknown, missing, not arrays, or of different lengths."""
 
     status, kind = 422, "invalid-columns"
-
-    @staticmethod
-    def of(wrong: "list[tuple[str, str]]") -> "InvalidColumns":
-        """From (column, reason) pairs; the first ten are told."""
-        shown = [{"field": field, "reason": reason} for field, reason in wrong[:10]]
-        detail = "; ".join(f"{item['field']}: {item['reason']}" for item in shown)
-        return InvalidColumns(detail, errors=shown)
 
 
 class InvalidSample(ServiceError):
@@ -161,8 +167,5 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def parameter_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"field": ".".join(str(part) for part in item["loc"][1:]), "reason": item["msg"]} for item in error.errors()
-        ]
-        detail = "; ".join(f"{item['field']}: {item['reason']}" for item in errors)
-        return problem(422, "invalid-parameter", detail, errors=errors)
+        wrong = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
+        return problem_of(InvalidParameter.of(wrong))

@@ -4,17 +4,18 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from model.channels import ChannelSchema
 from service import render
 from service.decode import Decoded
-from service.decode_columns import VEHICLE_ID_PATTERN
-from service.deps import Running, RunningDep
+from service.decode_columns import ID_RULE, VEHICLE_ID, VEHICLE_ID_PATTERN
+from service.deps import Running, get_running
 from service.errors import (
     RETRY_AFTER_S,
     Deferred,
+    InvalidParameter,
     InvalidSample,
     NotReady,
     QueueFull,
@@ -26,19 +27,28 @@ from service.keys import ApiKey
 from service.request_body import vehicle_samples
 from service.routes import batch_adapter
 from service.routes.bodies import vehicle_body
+from service.routes.hot_route import HotRoute
 from service.routes.schemas import Item, Summary, problems
 from service.samples import ACCEPTED, NO_SEQ, Answers, Status
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
 ]
-PreferHeader = Annotated[
-    str | None,
-    Header(
-        description="`return=minimal` (RFC 7240): items only of samples that were not applied",
-        examples=["return=minimal"],
-    ),
-]
+VEHICLE_PARAMETER: dict[str, Any] = {
+    "name": "vehicle_id",
+    "in": "path",
+    "required": True,
+    "description": "letters, digits, . _ : - ; at most 64",
+    "schema": {"type": "string", "pattern": VEHICLE_ID_PATTERN},
+    "example": "van-1",
+}
+PREFER_PARAMETER: dict[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`return=minimal` (RFC 7240): items only of samples that were not applied",
+    "schema": {"type": "string"},
+    "example": "return=minimal",
+}
 
 REFUSALS: dict[Status, type[ServiceError]] = {
     Status.LATE: RefusedSample,
@@ -56,10 +66,10 @@ WAIT = {"Retry-After": {"description": "seconds, when an item is `deferred`", "s
 
 def router(schema: ChannelSchema) -> APIRouter:
     """The route; its documented body follows the checkpoint's signals."""
-    routes = APIRouter(tags=["telemetry"])
+    routes = APIRouter(tags=["telemetry"], route_class=HotRoute)
 
     @routes.post(
-        "/v1/vehicles/{vehicle_id}/telemetry",
+        "/v1/vehicles/{vehicle_id}/telemetry",  # noqa: FAST003  (read from the request)
         response_model=Item | Summary,
         responses={
             200: {"description": "applied or known already", "headers": MINIMAL, "content": ANSWERS},
@@ -70,15 +80,18 @@ def router(schema: ChannelSchema) -> APIRouter:
             },
             **TELEMETRY_PROBLEMS,
         },
-        openapi_extra={"requestBody": vehicle_body(schema)},
+        openapi_extra={"requestBody": vehicle_body(schema), "parameters": [VEHICLE_PARAMETER, PREFER_PARAMETER]},
         summary="Send one sample or many of one vehicle",
     )
-    async def post_telemetry(
-        request: Request, vehicle_id: VehicleIdPath, running: RunningDep, prefer: PreferHeader = None
-    ) -> Response:
+    async def post_telemetry(request: Request) -> Response:
+        """A single sample object has its verdict as the status of the response; several have one item each."""
+        running = await get_running(request)
+        vehicle_id = request.path_params["vehicle_id"]
+        if VEHICLE_ID.fullmatch(vehicle_id) is None:
+            raise InvalidParameter.of([("vehicle_id", ID_RULE)])
         decoded, single = await vehicle_samples(request, running.decoder, running.settings.max_body_bytes, vehicle_id)
         answers = await answers_for(request, running, decoded)
-        return one_answer(answers) if single else all_answers(answers, prefer)
+        return one_answer(answers) if single else all_answers(answers, request)
 
     return routes
 
@@ -152,9 +165,9 @@ def one_answer(answers: Answers) -> Response:
     raise REFUSALS[status](detail, **extra)
 
 
-def all_answers(answers: Answers, prefer: str | None) -> Response:
+def all_answers(answers: Answers, request: Request) -> Response:
     """Several samples: 200 when every one is accepted, 207 otherwise; each item says its own."""
-    minimal = prefers_minimal(prefer)
+    minimal = prefers_minimal(request.headers.get("prefer"))
     headers = {"Preference-Applied": "return=minimal"} if minimal else {}
     if answers.wait():
         headers["Retry-After"] = str(RETRY_AFTER_S[503])
