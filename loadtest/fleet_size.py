@@ -34,6 +34,7 @@ START_MS = 1_700_000_000_000
 BATCH = 240  # vans in a batch of one sample each
 ROWS = 4_000  # samples in one request while filling
 LOOKED_AT = 50  # vans whose keys are measured one by one
+FEW_SLOTS = 520  # the least that batches of 256 allow
 READY_S = 120.0
 
 Row = dict[str, Any]
@@ -69,16 +70,15 @@ class Fleet:
         self.sent |= {van: self.sent.get(van, 0) + samples for van in vans}
         return elapsed
 
-    def step_us(self, n_vans: int, batches: int) -> float:
-        """Microseconds of a step per sample, by the service's own measure, going round the first n vans."""
-        before = self._steps()
+    def go_round(self, service: "Service", n_vans: int, batches: int) -> tuple[float, float]:
+        """Send batches, going round the first n vans; microseconds per sample of a step, and of all the processor's time."""
+        name = "emberwatch_step_duration_seconds_sum"
+        step, cpu = self.metric(name), service.cpu_s()
         for i in range(batches):
             first = i * BATCH % n_vans
-            self.send([(first + k) % n_vans for k in range(min(BATCH, n_vans))])
-        return (self._steps() - before) / (batches * min(BATCH, n_vans)) * 1e6
-
-    def _steps(self) -> float:
-        return self.metric("emberwatch_step_duration_seconds_sum")
+            self.send([(first + k) % n_vans for k in range(BATCH)])
+        per_sample = 1e6 / (batches * BATCH)
+        return (self.metric(name) - step) * per_sample, (service.cpu_s() - cpu) * per_sample
 
     def metric(self, name: str) -> float:
         """A series of the service, summed over its labels."""
@@ -98,18 +98,17 @@ class Service:
             "EMBERWATCH_STORE": store,
             "EMBERWATCH_SNAPSHOT_DTYPE": options.dtype,
             "EMBERWATCH_SNAPSHOT_EVERY": str(options.every),
-            "EMBERWATCH_SLOTS": str(options.resident + 1),
             "EMBERWATCH_MAX_SAMPLES_PER_REQUEST": str(ROWS),
             "EMBERWATCH_STORE_TIMEOUT_S": "30",
             "EMBERWATCH_LOG_LEVEL": "warning",
         }
 
-    def start(self) -> None:
-        """Start and wait until it is ready."""
+    def start(self, slots: int) -> None:
+        """Start with room for so many vehicles, and wait until it is ready."""
+        command = [sys.executable, "-m", "service.cli", "serve"]
+        environment = self._environment | {"EMBERWATCH_SLOTS": str(slots)}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve"], env=self._environment, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
@@ -117,6 +116,11 @@ class Service:
                     return
             time.sleep(0.1)
         raise SystemExit(f"the service does not come up:\n{self._log.read_text()[-3000:]}")
+
+    def cpu_s(self) -> float:
+        """Processor time of the process so far, all threads."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self) -> int:
         """Memory of the process."""
@@ -175,10 +179,11 @@ def memory_rows(store: "redis.Redis", empty: int, fleet: Fleet, params: Row, n_v
         yield row(f"store_bytes_of_{name}", params, statistics.median(sizes), "B", floor=stated[name])
 
 
-def measure_cold_start(service: Service, fleet: Fleet, n: int, params: Row) -> Iterator[Row]:
-    """Kill the service and start it again; the first n vans come back while others are served."""
+def measure_cold_start(service: Service, fleet: Fleet, options: argparse.Namespace, params: Row) -> Iterator[Row]:
+    """Kill the service and start it again; the first vans come back while others are served."""
+    n = options.rehydrate
     service.kill()
-    service.start()
+    service.start(options.resident + 1)
     busy, latencies, over = Fleet(service.url), [], threading.Event()
     mine = list(range(n, n + BATCH))
     busy.sent = {van: fleet.sent[van] for van in mine}
@@ -187,11 +192,11 @@ def measure_cold_start(service: Service, fleet: Fleet, n: int, params: Row) -> I
     def serve() -> None:
         while not over.is_set():
             latencies.append(busy.send(mine))
-            time.sleep(0.05)
+            time.sleep(options.pause)
 
     others = threading.Thread(target=serve)
     others.start()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), service.cpu_s()
     try:
         for first in range(0, n, BATCH):
             fleet.send(range(first, min(first + BATCH, n)))
@@ -201,6 +206,7 @@ def measure_cold_start(service: Service, fleet: Fleet, n: int, params: Row) -> I
         others.join()
     cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [math.nan] * 99
     yield row("rehydration_time", params | {"vans": n}, elapsed, "s", floor=30.0 * n / 10_000)
+    yield row("rehydration_processor_time", params | {"vans": n}, service.cpu_s() - cpu, "s")
     yield row("rehydrations", params | {"vans": n}, fleet.metric("emberwatch_rehydrations_total"), "count")
     yield row("batch_time_meanwhile", params | {"batch": BATCH}, cuts[49], "s") | {"lo": cuts[4], "hi": cuts[98]}
 
@@ -211,39 +217,49 @@ def measure(options: argparse.Namespace, folder: Path) -> list[Row]:
     rows: list[Row] = []
     with running_store(folder, options) as (url, store):
         service = Service(url, folder, options)
-        service.start()
+        service.start(FEW_SLOTS)
         try:
             fleet = Fleet(service.url)
             fill(fleet, 0, BATCH, options.samples)
-            empty = store.info("memory")["used_memory"]
-            fleet.step_us(BATCH, 20)
-            alone = fleet.step_us(BATCH, options.batches)
-            rows.append(row("step_time", {"fleet": BATCH, "resident": BATCH}, alone, "us/sample"))
+            empty, bare = store.info("memory")["used_memory"], service.resident_bytes()
+            service.kill()
+            service.start(options.resident + 1)
+            fleet.go_round(service, BATCH, 20)
+            alone = fleet.go_round(service, BATCH, options.batches)
+            rows += time_rows({"fleet": BATCH, "resident": BATCH}, alone, alone)
             rate = fill(fleet, BATCH, options.vans, options.samples)
             rows.append(row("fill_rate", params, rate, "samples/s"))
             rows += memory_rows(store, empty, fleet, params, options.vans - BATCH)
             stated = fleet.http.get("/v1/model").json()["bytes_per_vehicle"]["total_in_worker"]
-            held = int(fleet.metric("emberwatch_slots_used"))
-            rows.append(row("worker_bytes", params | {"resident": held}, service.resident_bytes(), "B", stated * held))
-            rows += step_rows(fleet, options, alone)
+            growth = (service.resident_bytes() - bare) / (options.resident + 1 - FEW_SLOTS)
+            rows.append(row("worker_bytes_per_vehicle", params | {"slots": options.resident}, growth, "B", stated))
+            rows.append(row("worker_bytes", params, service.resident_bytes(), "B"))
+            rows += resident_rows(service, fleet, options, alone)
             if options.rehydrate:
-                rows += measure_cold_start(service, fleet, options.rehydrate, params)
+                rows += measure_cold_start(service, fleet, options, params)
         finally:
             service.kill()
     return rows
 
 
-def step_rows(fleet: Fleet, options: argparse.Namespace, alone: float) -> Iterator[Row]:
-    """Step times in the large fleet: of 240 vans as in the small one, then going round more and more of them."""
+def resident_rows(
+    service: Service, fleet: Fleet, options: argparse.Namespace, alone: tuple[float, float]
+) -> Iterator[Row]:
+    """Times in the large fleet: of 240 vans as in the small one, then going round more and more of them."""
     n = BATCH
     while n <= min(options.resident - BATCH, options.vans):
-        rounds = -(-n // BATCH)
-        fleet.step_us(n, rounds)  # all of them are in the cache afterwards
-        value = fleet.step_us(n, max(options.batches, rounds))
-        yield row("step_time", {"fleet": options.vans, "resident": n}, value, "us/sample") | {
-            "peer": f"fleet {BATCH}", "ratio": round(alone / value, 3)
-        }  # fmt: skip
+        rounds = n // BATCH
+        fleet.go_round(service, n, rounds)  # all of them are in the cache afterwards
+        times = fleet.go_round(service, n, max(options.batches, rounds))
+        yield from time_rows({"fleet": options.vans, "resident": n}, times, alone)
         n *= 4
+
+
+def time_rows(params: Row, times: tuple[float, float], alone: tuple[float, float]) -> Iterator[Row]:
+    """A step and all of the service, per sample, beside those of the small fleet."""
+    for name, value, peer in zip(("step_time", "processor_time"), times, alone, strict=True):
+        ratio = {"peer": f"fleet {BATCH}", "ratio": round(peer / value, 3)}
+        yield row(name, params, value, "us/sample") | ratio
 
 
 def row(name: str, params: Row, value: float, unit: str, floor: float | None = None) -> Row:
@@ -261,6 +277,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="of each van [one more than twice --every]")
     parser.add_argument("--resident", type=int, default=2_000, help="vans in the worker's cache")
     parser.add_argument("--rehydrate", type=int, default=1_000, help="vans to bring back after a cold start")
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between batches of 240 others meanwhile")
     parser.add_argument("--batches", type=int, default=60, help="of 240 samples, for each step time")
     parser.add_argument("--store-limit-mb", type=int, default=8_500, help="Valkey refuses to take more")
     options = parser.parse_args()
