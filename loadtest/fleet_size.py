@@ -1,12 +1,12 @@
 """What does a large fleet cost? Fills a Valkey through the service over HTTP, then measures memory, steps and a cold start.
 
-    python loadtest/fleet_size.py --vans 20000 --dtype fp32                               # 6 GB, some minutes
-    python loadtest/fleet_size.py --vans 100000 --dtype int8 --samples 7 --every 3 --rehydrate 0   # 9 GB
-    python loadtest/fleet_size.py --vans 12000 --rehydrate 10000 --resident 11000         # 7 GB: the cold start
+    python loadtest/fleet_size.py --vans 20000 --every 5 --resident 4100 --rehydrate 3600             # 7.5 GB, 5 min
+    python loadtest/fleet_size.py --vans 100000 --dtype int8 --every 3 --pending 0 --resident 1300    # 9 GB, 10 min
+    python loadtest/fleet_size.py --vans 10240 --every 15 --pending 30 --resident 10500 --rehydrate 10000   # 6.5 GB
 
 Valkey (without append-only file: the disk is not what is measured) and service are started here and ended with the
 script; loopback only. Every van gets --samples in one request, more than twice --every, so that its state is written with
-the commit and the store is as full as it gets between two snapshots. Prints the report format of the benchmarks as JSON.
+the commit, then --pending more, which a cold start has to replay. Small --every fill faster; snapshots are as large. Prints the report format of the benchmarks as JSON.
 """
 
 import argparse
@@ -151,16 +151,20 @@ def running_store(folder: Path, options: argparse.Namespace) -> Iterator[tuple[s
         process.wait()
 
 
-def fill(fleet: Fleet, first: int, last: int, samples: int) -> float:
-    """Bring the vans first to last - 1 into being; samples per second."""
+def fill(fleet: Fleet, first: int, last: int, options: argparse.Namespace) -> float:
+    """Bring the vans first to last - 1 into being: a snapshot and --pending samples after it; samples per second."""
+    samples = options.samples
     started, told = time.perf_counter(), time.perf_counter()
     together = max(1, ROWS // samples)
     for start in range(first, last, together):
-        fleet.send(range(start, min(start + together, last)), samples)
+        vans = range(start, min(start + together, last))
+        fleet.send(vans, samples)
+        if options.pending:
+            fleet.send(vans, options.pending)
         if time.perf_counter() - told > 10:
             told = time.perf_counter()
             print(f"{start - first:>8} of {last - first} vans, {told - started:.0f} s", file=sys.stderr)
-    return (last - first) * samples / (time.perf_counter() - started)
+    return float((last - first) * (samples + options.pending) / (time.perf_counter() - started))
 
 
 def memory_rows(store: "redis.Redis", empty: int, fleet: Fleet, params: Row, n_vans: int) -> Iterator[Row]:
@@ -220,14 +224,14 @@ def measure(options: argparse.Namespace, folder: Path) -> list[Row]:
         service.start(FEW_SLOTS)
         try:
             fleet = Fleet(service.url)
-            fill(fleet, 0, BATCH, options.samples)
+            fill(fleet, 0, BATCH, options)
             empty, bare = store.info("memory")["used_memory"], service.resident_bytes()
             service.kill()
             service.start(options.resident + 1)
             fleet.go_round(service, BATCH, 20)
             alone = fleet.go_round(service, BATCH, options.batches)
             rows += time_rows({"fleet": BATCH, "resident": BATCH}, alone, alone)
-            rate = fill(fleet, BATCH, options.vans, options.samples)
+            rate = fill(fleet, BATCH, options.vans, options)
             rows.append(row("fill_rate", params, rate, "samples/s"))
             rows += memory_rows(store, empty, fleet, params, options.vans - BATCH)
             stated = fleet.http.get("/v1/model").json()["bytes_per_vehicle"]["total_in_worker"]
@@ -275,6 +279,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16", "int8"), default="fp32", help="of the snapshots")
     parser.add_argument("--every", type=int, default=60, help="samples from snapshot to snapshot")
     parser.add_argument("--samples", type=int, default=0, help="of each van [one more than twice --every]")
+    parser.add_argument("--pending", type=int, help="samples of each van after its snapshot [half of --every]")
     parser.add_argument("--resident", type=int, default=2_000, help="vans in the worker's cache")
     parser.add_argument("--rehydrate", type=int, default=1_000, help="vans to bring back after a cold start")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between batches of 240 others meanwhile")
@@ -282,6 +287,7 @@ def main() -> None:
     parser.add_argument("--store-limit-mb", type=int, default=8_500, help="Valkey refuses to take more")
     options = parser.parse_args()
     options.samples = options.samples or 2 * options.every + 1
+    options.pending = options.every // 2 if options.pending is None else options.pending
     if options.rehydrate and options.rehydrate + BATCH > min(options.vans, options.resident):
         raise SystemExit("--vans and --resident must exceed --rehydrate by the 240 that are served meanwhile")
     with tempfile.TemporaryDirectory() as folder:
