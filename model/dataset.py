@@ -23,7 +23,7 @@ from rich.progress import Progress
 from model.channels import VAN_SCHEMA, ChannelSchema
 from model.fleet import FleetConfig, VehicleTrace, simulate_vehicle
 from model.normaliser import FleetPrior
-from model.preprocess import Preprocessor, same_for_all
+from model.preprocess import Preprocessor
 
 NOMINAL_INTERVAL_S = 5.0
 PRIOR_VANS = 64  # vans from which the fleet prior is estimated, spread over the source,
@@ -341,8 +341,9 @@ def channel_values(source: TraceSource, preprocessor: Preprocessor, place: tuple
     n = min(len(trace.ts_ms), PRIOR_SAMPLES)
     start = int((row * GOLDEN_RATIO % 1.0) * (len(trace.ts_ms) - n + 1))
     stretch = slice(start, start + n)
-    state = same_for_all(preprocessor.initial_state(1), n)
-    _, values, present = preprocessor.observe(state, trace.ts_ms[stretch], trace.signals[stretch])
+    _, values, present = preprocessor.observe(
+        preprocessor.initial_state(1), np.array([n]), trace.ts_ms[stretch], trace.signals[stretch]
+    )
     return np.where(present, values, np.nan).astype(np.float32)
 
 

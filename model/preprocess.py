@@ -1,8 +1,8 @@
 """From wire signals to network inputs: one causal implementation for training and for serving.
 
-The compiled loop `_advance_rows` takes one sample after the other; each has its own vehicle's state when serving
-(`Preprocessor.advance`), and all have the same vehicle's in a whole sequence (`preprocess_sequence`). What it does not
-know: verdicts (samples reach it validated and in order), the network, the store.
+The compiled loop `_advance_rows` takes one sample after the other, vehicle after vehicle: one of each in a batch
+(`Preprocessor.advance`), several in a batch of runs (`advance_runs`), all of one in a sequence (`preprocess_sequence`).
+What it does not know: verdicts (samples reach it validated and in order), the network, the store.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from model.channels import MOTION, ChannelSchema
@@ -125,9 +124,25 @@ class Preprocessor:
         Raises:
             ValueError: the shapes do not belong together.
         """
+        return self.advance_runs(state, np.ones(len(ts_ms), np.int64), ts_ms, signals)
+
+    def advance_runs(
+        self, state: NDArray[np.void], lengths: NDArray[np.int64], ts_ms: Millis, signals: NDArray[np.floating]
+    ) -> Features:
+        """Preprocess several samples of each vehicle, vehicle after vehicle; `state` is updated in place.
+
+        Args:
+            state: (vehicles,) of `dtype`.
+            lengths: (vehicles,) samples of each, not negative.
+            ts_ms: (lengths.sum(),) epoch milliseconds, rising within a vehicle and later than its last sample.
+            signals: (lengths.sum(), n_signals) in wire order, NaN when absent.
+
+        Raises:
+            ValueError: the shapes do not belong together.
+        """
         inputs = np.empty((len(ts_ms), self.schema.d_input), np.float32)
         ratio = np.empty(len(ts_ms), np.float32)
-        self._run(_advance_rows, state, ts_ms, signals, inputs, ratio)
+        self._run(_advance_rows, state, lengths, ts_ms, signals, inputs, ratio)
         return Features.of(inputs, ratio)
 
     def advance_over_time(
@@ -148,21 +163,21 @@ class Preprocessor:
             ValueError: the shapes do not belong together.
         """
         state = self.initial_state(1)
-        self._run(_advance_rows, same_for_all(state, len(ts_ms)), ts_ms, signals, inputs, ratio)
+        self._run(_advance_rows, state, np.array([len(ts_ms)]), ts_ms, signals, inputs, ratio)
         return state
 
     def observe(
-        self, state: NDArray[np.void], ts_ms: Millis, signals: NDArray[np.floating]
+        self, state: NDArray[np.void], lengths: NDArray[np.int64], ts_ms: Millis, signals: NDArray[np.floating]
     ) -> tuple[Floats, Floats, Bools]:
-        """The part of `advance` before z-scores, also in place.
+        """The part of `advance_runs` before z-scores, also in place.
 
         Returns:
-            Elapsed-time ratios (batch,), channel values in their units (batch, n_channels) with 0 where absent, and
+            Elapsed-time ratios (rows,), channel values in their units (rows, n_channels) with 0 where absent, and
             which are present.
         """
         values = np.empty((len(ts_ms), len(self.schema.channels)))
         ratio = np.empty(len(ts_ms))
-        self._run(_observe_rows, state, ts_ms, signals, values, ratio)
+        self._run(_observe_rows, state, lengths, ts_ms, signals, values, ratio)
         present = ~np.isnan(values)
         return ratio, np.where(present, values, 0.0), present
 
@@ -170,6 +185,7 @@ class Preprocessor:
         self,
         rows: Callable[..., None],
         state: NDArray[np.void],
+        lengths: NDArray[np.int64],
         ts_ms: Millis,
         signals: NDArray[np.floating],
         out: NDArray[np.floating],
@@ -178,15 +194,18 @@ class Preprocessor:
         """Call the compiled loop; compiled code does not check shapes itself."""
         n, n_signals = len(ts_ms), len(self.schema.signals)
         width = self.schema.d_input if rows is _advance_rows else len(self.schema.channels)
-        if state.shape != (n,) or signals.shape != (n, n_signals):
+        runs_fit = state.shape == lengths.shape and lengths.sum() == n and lengths.min(initial=0) >= 0
+        if not runs_fit or signals.shape != (n, n_signals):
             raise ValueError(
-                f"{n} timestamps need as many states and signals (n, {n_signals}), got {state.shape}, {signals.shape}"
+                f"{n} timestamps in {len(lengths)} runs need as many states as runs and signals ({n}, {n_signals}), "
+                f"got {state.shape} and {signals.shape}"
             )
         if out.shape != (n, width) or ratio.shape != (n,):
             raise ValueError(f"results of {n} samples are (n, {width}) and (n,), got {out.shape}, {ratio.shape}")
         run = compile_rows(rows, self.dtype, out.dtype)
         signals = np.ascontiguousarray(signals, np.float64)
-        run(state, self._channels, self._rules, np.ascontiguousarray(ts_ms, np.int64), signals, out, ratio)
+        ts_ms = np.ascontiguousarray(ts_ms, np.int64)
+        run(state, lengths.astype(np.int64), self._channels, self._rules, ts_ms, signals, out, ratio)
 
 
 def preprocess_sequence(
@@ -207,11 +226,6 @@ def preprocess_sequence(
     return Features.of(inputs, ratio)
 
 
-def same_for_all(state: NDArray[np.void], length: int) -> NDArray[np.void]:
-    """The one state of a vehicle as if there were `length` of them: each row goes on where the last one left it."""
-    return as_strided(state, (length,), (0,))
-
-
 @cache
 def compile_rows(rows: Callable[..., None], state: np.dtype[np.void], out: np.dtype[Any]) -> Callable[..., None]:
     """One of the loops below for one state layout, at whatever stride: the states may be a field of larger records."""
@@ -222,6 +236,7 @@ def compile_rows(rows: Callable[..., None], state: np.dtype[np.void], out: np.dt
     return entry_point_for(
         rows,
         array(state, 1, "A"),
+        array(np.dtype(np.int64), 1),
         array(CHANNEL_DTYPE, 1),
         array(RULES_DTYPE, 1),
         array(np.dtype(np.int64), 1, readonly=True),
@@ -232,32 +247,52 @@ def compile_rows(rows: Callable[..., None], state: np.dtype[np.void], out: np.dt
 
 
 def _advance_rows(
-    state: Any, channels: Any, rules: Any, ts_ms: Millis, signals: Floats, inputs: Singles, ratio: Singles
+    state: Any,
+    lengths: NDArray[np.int64],
+    channels: Any,
+    rules: Any,
+    ts_ms: Millis,
+    signals: Floats,
+    inputs: Singles,
+    ratio: Singles,
 ) -> None:
-    """Row after row: (n,) states in place, (n_channels,) CHANNEL_DTYPE, (1,) RULES_DTYPE, samples, results."""
-    n, rule = len(channels), rules[0]
-    for row in range(len(ts_ms)):
-        s, now = state[row], ts_ms[row]
-        elapsed, motion = take_motion(s, rule, now, signals[row])
-        ratio[row] = elapsed
-        for i in range(n):
-            value = channel_value(channels[i], motion, signals[row], elapsed)
-            inputs[row, i] = hold_or_score(s, channels[i], i, rule, now, value)
-            inputs[row, n + i] = 0.0 if math.isnan(value) else 1.0
-        hours = solar_hour_features(now, s["kalman"]["longitude"])
-        for i in range(4):
-            inputs[row, 2 * n + i] = hours[i]
+    """Row after row: (vehicles,) states in place, (n_channels,) CHANNEL_DTYPE, (1,) RULES_DTYPE, samples, results."""
+    n, rule, row = len(channels), rules[0], 0
+    for vehicle in range(len(lengths)):
+        s = state[vehicle]
+        for _ in range(lengths[vehicle]):
+            now = ts_ms[row]
+            elapsed, motion = take_motion(s, rule, now, signals[row])
+            ratio[row] = elapsed
+            for i in range(n):
+                value = channel_value(channels[i], motion, signals[row], elapsed)
+                inputs[row, i] = hold_or_score(s, channels[i], i, rule, now, value)
+                inputs[row, n + i] = 0.0 if math.isnan(value) else 1.0
+            hours = solar_hour_features(now, s["kalman"]["longitude"])
+            for i in range(4):
+                inputs[row, 2 * n + i] = hours[i]
+            row += 1
 
 
 def _observe_rows(
-    state: Any, channels: Any, rules: Any, ts_ms: Millis, signals: Floats, values: Floats, ratio: Floats
+    state: Any,
+    lengths: NDArray[np.int64],
+    channels: Any,
+    rules: Any,
+    ts_ms: Millis,
+    signals: Floats,
+    values: Floats,
+    ratio: Floats,
 ) -> None:
     """As `_advance_rows`, up to the channels' values (NaN where absent)."""
-    for row in range(len(ts_ms)):
-        elapsed, motion = take_motion(state[row], rules[0], ts_ms[row], signals[row])
-        ratio[row] = elapsed
-        for i in range(len(channels)):
-            values[row, i] = channel_value(channels[i], motion, signals[row], elapsed)
+    row = 0
+    for vehicle in range(len(lengths)):
+        for _ in range(lengths[vehicle]):
+            elapsed, motion = take_motion(state[vehicle], rules[0], ts_ms[row], signals[row])
+            ratio[row] = elapsed
+            for i in range(len(channels)):
+                values[row, i] = channel_value(channels[i], motion, signals[row], elapsed)
+            row += 1
 
 
 @compiled

@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels import BackendUnavailableError, RecurrentState, StatePool, choose_backend, network_scan
+from kernels import (
+    BackendUnavailableError,
+    NetworkOutput,
+    RecurrentState,
+    StatePool,
+    choose_backend,
+    network_scan,
+)
 from kernels import selective_scan_chunked as chunked
 from model.checkpoint import Checkpoint
 from model.preprocess import Features, preprocess_sequence
@@ -49,11 +56,50 @@ class ModelRuntime:
         """Where it computes."""
         return str(self._backend.device)
 
+    @property
+    def n_slots(self) -> int:
+        """Slots in all, the dummy slot 0 included."""
+        return self._pool.n_slots
+
     def step(self, slots: Slots, features: Features) -> StepScores:
         """Advance `slots` (batch,), which must not repeat, by one sample each, in place."""
         output = self._backend.step(
             self._pool, torch.from_numpy(slots), torch.from_numpy(features.inputs), torch.from_numpy(features.ratio)
         )
+        return self._scores(output)
+
+    def scan(self, slots: Slots, lengths: Slots, features: Features) -> StepScores:
+        """Advance `slots` (vehicles,), which must not repeat, by `lengths` samples each, in place.
+
+        Args:
+            slots: (vehicles,).
+            lengths: (vehicles,) samples of each, zero allowed.
+            features: of lengths.sum() rows, vehicle after vehicle.
+
+        Returns:
+            Scores after every row.
+        """
+        output = self._backend.scan_packed(
+            self._pool,
+            torch.from_numpy(slots),
+            torch.from_numpy(lengths),
+            torch.from_numpy(features.inputs),
+            torch.from_numpy(features.ratio),
+        )
+        return self._scores(output)
+
+    def replay(self, slots: Slots, lengths: Slots, inputs: Singles, ratio: Singles) -> None:
+        """Advance as `scan` does from the network's inputs (rows, d_input) and ratios (rows,), for the states only."""
+        self._backend.scan_packed(
+            self._pool,
+            torch.from_numpy(slots),
+            torch.from_numpy(lengths),
+            torch.from_numpy(inputs),
+            torch.from_numpy(ratio),
+            last_only=True,
+        )
+
+    def _scores(self, output: NetworkOutput) -> StepScores:
         return StepScores(
             risk=self.checkpoint.calibration.risk(output.risk_logit.cpu().numpy()),
             forecast_mean=output.forecast_mean.cpu().numpy(),
@@ -65,22 +111,21 @@ class ModelRuntime:
         state = self._pool.read(torch.from_numpy(slots).to(self._backend.device))
         return state.conv.cpu().numpy(), state.ssm.cpu().numpy()
 
-    def write(self, slot: int, conv: Singles, ssm: Singles) -> None:
-        """Put one vehicle's stored state into a slot.
+    def write(self, slots: Slots, conv: Singles, ssm: Singles) -> None:
+        """Put stored states (batch, ...) into slots (batch,), which must not repeat.
 
         Raises:
-            ValueError: its shapes are not this model's.
+            ValueError: their shapes are not this model's.
         """
         config = self.checkpoint.config
-        if conv.shape != config.conv_state_shape or ssm.shape != config.ssm_state_shape:
-            raise ValueError(f"state has shapes {conv.shape} and {ssm.shape}, the model's are {config}")
-        # Copied because the arrays may be read-only views of bytes, which torch cannot represent.
-        state = RecurrentState(torch.from_numpy(conv[None].copy()), torch.from_numpy(ssm[None].copy()))
-        self._pool.write(torch.tensor([slot], device=self._backend.device), state)
+        if conv.shape[1:] != config.conv_state_shape or ssm.shape[1:] != config.ssm_state_shape:
+            raise ValueError(f"states have shapes {conv.shape[1:]} and {ssm.shape[1:]}, the model's are {config}")
+        state = RecurrentState(torch.from_numpy(conv), torch.from_numpy(ssm))
+        self._pool.write(torch.from_numpy(slots).to(self._backend.device), state)
 
-    def zero(self, slot: int) -> None:
-        """Put a slot back to the state before the first sample."""
-        self._pool.zero(torch.tensor([slot], device=self._backend.device))
+    def zero(self, slots: Slots) -> None:
+        """Put slots (batch,) back to the state before the first sample."""
+        self._pool.zero(torch.from_numpy(slots).to(self._backend.device))
 
     def warm_up(self) -> None:
         """Run preprocessing and step once on the dummy slot, so that the first sample does not pay for compilation.
@@ -92,7 +137,7 @@ class ModelRuntime:
         nothing = np.full((1, len(preprocessor.schema.signals)), np.nan)
         features = preprocessor.advance(preprocessor.initial_state(1), np.zeros(1, np.int64), nothing)
         scores = self.step(np.zeros(1, np.int64), features)
-        self.zero(0)
+        self.zero(np.zeros(1, np.int64))
         if not np.isfinite(scores.risk).all():
             raise RuntimeError(f"backend {self.backend} gives {scores.risk} on an empty sample")
 

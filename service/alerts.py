@@ -9,10 +9,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from service.head import Heads, Phase
+from model.jit import entry_point_for
+from service.head import ALERT_DTYPE, Heads, Phase
 
 RULE = "thermal_risk"
 
@@ -39,55 +41,143 @@ class Transition:
     fired_ms: int | None
 
 
+# What one sample can do to an alert, as bits, in the order in which they are told.
+CHANGES = ("lapsed", "pending", "firing", "resolved")
+LAPSED, PENDING, FIRING, RESOLVED = (1 << i for i in range(len(CHANGES)))
+
+
+@dataclass(frozen=True, slots=True)
+class AlertCourse:
+    """What became of the alerts of a batch, by row.
+
+    Attributes:
+        phase: (rows,) uint8 after each row, a Phase.
+        transitions: in the order of the rows; where one row both begins and fires, two of them.
+    """
+
+    phase: NDArray[np.uint8]
+    transitions: list[Transition]
+
+
 def advance_alerts(
-    policy: AlertPolicy, heads: Heads, ts_ms: NDArray[np.int64], risk: NDArray[np.float64]
-) -> list[Transition]:
-    """Advance the machines of a batch by one sample each, in place.
+    policy: AlertPolicy, heads: Heads, lengths: NDArray[np.int64], ts_ms: NDArray[np.int64], risk: NDArray[np.float64]
+) -> AlertCourse:
+    """Advance the machines of a batch over each vehicle's samples, in place.
 
     Args:
         policy: thresholds and times.
-        heads: (batch,) heads before this sample was counted.
-        ts_ms: (batch,) of this sample.
-        risk: (batch,) of this sample.
+        heads: (vehicles,) before these samples were counted in `samples`.
+        lengths: (vehicles,) samples of each.
+        ts_ms: (rows,) vehicle after vehicle.
+        risk: (rows,).
     """
-    alert = heads["alert"]
-    high = (risk >= policy.threshold) & (heads["samples"] >= policy.warmup_samples)
-    low = risk < policy.resolve_threshold
-    phase = alert["phase"].copy()
-
-    begins = (phase == Phase.INACTIVE) & high
-    alert["first_crossed_ms"] = np.where(begins, ts_ms, alert["first_crossed_ms"])
-    lapses = (phase == Phase.PENDING) & (risk < policy.threshold)
-    pending = begins | ((phase == Phase.PENDING) & ~lapses)
-    fires = pending & (ts_ms - alert["first_crossed_ms"] >= 1000.0 * policy.for_s)
-    alert["fired_ms"] = np.where(fires, ts_ms, alert["fired_ms"])
-
-    firing = phase == Phase.FIRING
-    starts_low = firing & low & (alert["below_ms"] < 0)
-    alert["below_ms"] = np.where(starts_low, ts_ms, np.where(firing & low, alert["below_ms"], -1))
-    resolves = firing & low & (ts_ms - alert["below_ms"] >= 1000.0 * policy.keep_firing_s)
-    alert["below_ms"] = np.where(resolves, -1, alert["below_ms"])
-
-    alert["phase"] = np.select(
-        [fires | (firing & ~resolves), pending], [int(Phase.FIRING), int(Phase.PENDING)], int(Phase.INACTIVE)
+    phase, changes = np.empty(len(ts_ms), np.uint8), np.empty(len(ts_ms), np.uint8)
+    first_crossed_ms, fired_ms = np.empty(len(ts_ms), np.int64), np.empty(len(ts_ms), np.int64)
+    limits = np.array(
+        [
+            policy.threshold,
+            policy.resolve_threshold,
+            1000.0 * policy.for_s,
+            1000.0 * policy.keep_firing_s,
+            policy.warmup_samples,
+        ],
+        np.float64,
     )
-    changes = (("lapsed", lapses), ("pending", begins), ("firing", fires), ("resolved", resolves))
-    return [
+    _advance(heads["alert"], heads["samples"], lengths, ts_ms, risk, limits, phase, changes, first_crossed_ms, fired_ms)
+    transitions = [
         Transition(
-            row=int(row),
+            row=row,
             to=to,
-            first_crossed_ms=int(alert["first_crossed_ms"][row]),
-            fired_ms=int(alert["fired_ms"][row]) if to in {"firing", "resolved"} else None,
+            first_crossed_ms=int(first_crossed_ms[row]),
+            fired_ms=int(fired_ms[row]) if to in {"firing", "resolved"} else None,
         )
-        for to, which in changes
-        for row in np.flatnonzero(which)
+        for row in np.flatnonzero(changes).tolist()
+        for i, to in enumerate(CHANGES)
+        if changes[row] & 1 << i
     ]
+    return AlertCourse(phase, transitions)
+
+
+def _compiled(function: Any) -> Any:
+    """Compile for the types that `advance_alerts` passes, when the service is imported."""
+
+    def array(dtype: Any, layout: Any = "C", *, readonly: bool = False) -> Any:
+        return numba.types.Array(numba.from_dtype(np.dtype(dtype)), 1, layout, readonly=readonly)
+
+    longs, bytes_ = array(np.int64, readonly=True), array(np.uint8)
+    return entry_point_for(
+        function,
+        array(ALERT_DTYPE, "A"),
+        array(np.uint32, "A"),
+        longs,
+        longs,
+        array(np.float64, readonly=True),
+        array(np.float64, readonly=True),
+        bytes_,
+        bytes_,
+        array(np.int64),
+        array(np.int64),
+    )
+
+
+@_compiled
+def _advance(  # noqa: C901  (the machine reads best in one place)
+    alerts: Any,
+    samples: Any,
+    lengths: Any,
+    ts_ms: Any,
+    risk: Any,
+    limits: Any,
+    phase: Any,
+    changes: Any,
+    first_crossed_ms: Any,
+    fired_ms: Any,
+) -> None:
+    """Row after row. `limits`: threshold, resolve threshold, `for` and `keep_firing` in ms, warm-up samples."""
+    threshold, resolve_threshold, for_ms, keep_firing_ms, warmup = limits
+    row = 0
+    for vehicle in range(len(lengths)):
+        alert = alerts[vehicle]
+        for i in range(lengths[vehicle]):
+            change, now = 0, ts_ms[row]
+            if alert["phase"] == Phase.INACTIVE and risk[row] >= threshold and samples[vehicle] + i >= warmup:
+                alert["phase"], alert["first_crossed_ms"] = Phase.PENDING, now
+                change |= PENDING
+            if alert["phase"] == Phase.PENDING:
+                if risk[row] < threshold:
+                    alert["phase"] = Phase.INACTIVE
+                    change |= LAPSED
+                elif now - alert["first_crossed_ms"] >= for_ms:
+                    alert["phase"], alert["fired_ms"] = Phase.FIRING, now
+                    change |= FIRING
+            elif alert["phase"] == Phase.FIRING:
+                if risk[row] >= resolve_threshold:
+                    alert["below_ms"] = -1
+                elif alert["below_ms"] < 0:
+                    alert["below_ms"] = now
+                if alert["below_ms"] >= 0 and now - alert["below_ms"] >= keep_firing_ms:
+                    alert["phase"], alert["below_ms"] = Phase.INACTIVE, -1
+                    change |= RESOLVED
+            phase[row], changes[row] = alert["phase"], change
+            first_crossed_ms[row], fired_ms[row] = alert["first_crossed_ms"], alert["fired_ms"]
+            row += 1
 
 
 def alert_record(
-    policy: AlertPolicy, vehicle_id: str, head: np.void, transition: Transition, *, ts_ms: int, fingerprint: str
+    policy: AlertPolicy,
+    vehicle_id: str,
+    head: np.void,
+    transition: Transition,
+    *,
+    ts_ms: int,
+    seq: int,
+    risk: float,
+    fingerprint: str,
 ) -> dict[str, Any]:
-    """The alert as stored and shown; its id is the same for every transition of one alert."""
+    """The alert as stored and shown; its id is the same for every transition of one alert.
+
+    Time, seq and risk are of the sample that changed it; the position is the head's, which may be a few samples on.
+    """
     kalman = head["preprocess"]["kalman"]
     has_fix = not np.isnan(kalman["latitude"])
     epoch = int(head["epoch"])
@@ -97,7 +187,7 @@ def alert_record(
         "vehicle_id": vehicle_id,
         "rule": RULE,
         "phase": transition.to,
-        "risk": None if np.isnan(head["risk"]) else round(float(head["risk"]), 6),
+        "risk": None if np.isnan(risk) else round(risk, 6),
         "threshold": policy.threshold,
         "horizon_s": policy.horizon_s,
         "first_crossed_ms": transition.first_crossed_ms,
@@ -107,6 +197,6 @@ def alert_record(
         if has_fix
         else None,
         "epoch": epoch,
-        "seq": int(head["seq"]),
+        "seq": seq,
         "fingerprint": fingerprint,
     }

@@ -13,13 +13,14 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
 from service.access import Access
 from service.alerts import AlertPolicy
-from service.batcher import MicroBatcher
+from service.batcher import BATCHES_UNDER_WAY, MicroBatcher
 from service.decode import Decoder
 from service.deps import Running
 from service.embedded_store import EmbeddedStore
-from service.engine import StateEngine
+from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
 from service.http_metrics import HttpMetrics
+from service.journal import JournalLayout
 from service.keys import KeyRing
 from service.metrics import Metrics
 from service.openapi import describe
@@ -29,6 +30,7 @@ from service.routes import alerts, fleet, operations, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
+from service.vehicle_bytes import slots_within
 
 logger = structlog.get_logger(__name__)
 
@@ -50,12 +52,12 @@ def create_app(settings: Settings) -> FastAPI:
         CheckpointError: the model cannot be used.
         BackendUnavailableError: the backend cannot run here.
         KeysFileError: the API keys cannot be read.
-        ValueError: the alert thresholds are out of order.
+        ValueError: the alert thresholds are out of order, or the states of two batches do not fit into memory.
     """
     checkpoint = load_checkpoint(settings.checkpoint)
     decoder = Decoder(checkpoint.schema, settings.max_samples_per_request, settings.max_vehicles_per_request)
     policy = alert_policy(settings, checkpoint)
-    runtime = ModelRuntime(checkpoint, settings.backend, settings.slots)
+    runtime = ModelRuntime(checkpoint, settings.backend, slots_for(settings, checkpoint))
     metrics = Metrics()
     ring = None if settings.keys_file is None else KeyRing(settings.keys_file, metrics.keys_file_errors.inc)
 
@@ -107,7 +109,13 @@ async def start(
     url = settings.store
     if url == "embedded":
         url = await start_embedded(settings, metrics, stack)
-    store = Store(url, settings.partitions, settings.store_timeout_s, metrics.store_duration)
+    store = Store(
+        url,
+        settings.partitions,
+        settings.store_timeout_s,
+        metrics.store_duration,
+        entry_bytes=JournalLayout(checkpoint.config.d_input).dtype.itemsize,
+    )
     stack.push_async_callback(store.close)
     await store.check()
     engine = StateEngine(
@@ -115,11 +123,14 @@ async def start(
         runtime,
         store,
         metrics,
-        policy=policy,
-        n_slots=settings.slots,
-        max_future_skew_s=settings.max_future_skew_s,
+        policy,
+        EngineOptions(
+            n_slots=runtime.n_slots,
+            max_future_skew_s=settings.max_future_skew_s,
+            snapshot_every=settings.snapshot_every,
+        ),
     )
-    stack.callback(engine.close)
+    stack.push_async_callback(engine.close)
     batcher = MicroBatcher(
         engine.apply,
         max_batch_size=settings.max_batch_size,
@@ -155,6 +166,24 @@ def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExit
     hits = RedisHits(url, per_s, burst, timeout_s)
     stack.push_async_callback(hits.close)
     return SampleRate(hits, per_s, burst, timeout_s, metrics.rate_limit_failures)
+
+
+def slots_for(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Slots of the pool: as many as asked for, else as many as the memory for states holds.
+
+    Raises:
+        ValueError: too few for the batches that are under way at once.
+    """
+    if settings.slots is not None:
+        return settings.slots
+    slots = slots_within(checkpoint, settings.state_memory_bytes)
+    needed = BATCHES_UNDER_WAY * settings.max_batch_size
+    if slots <= needed:
+        raise ValueError(
+            f"state_memory_bytes ({settings.state_memory_bytes}) holds {slots - 1} vehicles; two batches of "
+            f"max_batch_size ({settings.max_batch_size}) are under way at once and need {needed}"
+        )
+    return slots
 
 
 def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:

@@ -1,33 +1,70 @@
-"""The micro-batcher: one sample per vehicle per batch, order kept per vehicle, the clock starts at the first sample."""
+"""The micro-batcher: whole submissions in, batches of many vehicles out, each vehicle's order kept.
+
+The clock of a batch starts at its first sample. A vehicle is in one batch at a time, with a run of its samples if
+several wait; up to BATCHES_UNDER_WAY batches of different vehicles are with the engine at once, so that one is stepped while
+another waits for the store.
+"""
 
 import asyncio
+import itertools
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from prometheus_client import Gauge
 
 from service.errors import NotReady, QueueFull
-from service.verdict import RETRYABLE, Answer, Status
-from service.wire import Sample
+from service.samples import RETRYABLE, Answers, Samples, Status, join_samples
 
 logger = structlog.get_logger(__name__)
 
-Apply = Callable[[list[Sample]], Awaitable[list[Answer]]]
+MAX_RUN = 512  # samples of one vehicle in a batch: the others of its batch wait for them
+BATCHES_UNDER_WAY = 2
+
+Apply = Callable[[Samples], Awaitable[Answers]]
+Rows = NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class Waiting:
-    """One queued sample and where its answer goes."""
+@dataclass(slots=True, eq=False)
+class Submission:
+    """Samples of one sender and their answers so far."""
 
-    sample: Sample
+    number: int  # in order of arrival
+    samples: Samples
     enqueued: float  # loop time, seconds
-    answer: "asyncio.Future[Answer]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answers: Answers
+    left: int  # rows without an answer
+    done: "asyncio.Future[Answers]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, rows: Rows, answers: Answers) -> None:
+        """Note the answers to these rows; the sender gets all of them with the last."""
+        self.answers.put(rows, answers)
+        self.left -= len(rows)
+        if self.left == 0 and not self.done.done():  # done: the sender has gone away
+            self.done.set_result(self.answers)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Rows of one vehicle in one submission that wait, in order."""
+
+    submission: Submission
+    rows: list[int]
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """What a batch takes from one submission."""
+
+    submission: Submission
+    rows: list[int] = field(default_factory=list)
 
 
 class MicroBatcher:
-    """Gathers samples into batches for `apply` and hands each sender its own answers."""
+    """Gathers submissions into batches for `apply` and hands each sender its own answers."""
 
     def __init__(self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge) -> None:
         self._apply = apply
@@ -35,7 +72,10 @@ class MicroBatcher:
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._depth = depth
-        self._lanes: OrderedDict[str, deque[Waiting]] = OrderedDict()  # vehicles in the order they are served
+        self._ready: OrderedDict[str, deque[Run]] = OrderedDict()  # vehicles in the order they are served
+        self._under_way: dict[str, deque[Run]] = {}  # vehicles in a batch, with what came meanwhile
+        self._batches: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
         self._queued = 0
         self._changed = asyncio.Event()
         self._closing = False
@@ -57,43 +97,63 @@ class MicroBatcher:
         if self._closing or self._task is None or self._task.done():
             raise NotReady("the service is shutting down or its batcher has ended")
 
-    async def submit(self, samples: Sequence[Sample]) -> list[Answer]:
+    async def submit(self, samples: Samples) -> Answers:
         """Queue samples, each vehicle's in order, and wait for their answers.
 
         Raises:
             QueueFull: they do not all fit; none was queued.
             NotReady: the service is shutting down; none was queued.
         """
+        n = len(samples)
         if self._closing:
             raise NotReady("the service is shutting down; send again in a moment")
-        if self._queued + len(samples) > self._max_queue:
-            raise QueueFull(f"{self._queued} of {self._max_queue} places are taken; {len(samples)} more do not fit")
+        if self._queued + n > self._max_queue:
+            raise QueueFull(f"{self._queued} of {self._max_queue} places are taken; {n} more do not fit")
+        if not n:
+            return Answers.blank(0, Status.DEFERRED)
         now = asyncio.get_running_loop().time()
-        items = [Waiting(sample, now) for sample in samples]
-        for item in items:
-            self._lanes.setdefault(item.sample.vehicle_id, deque()).append(item)
-        self._count(len(items))
+        submission = Submission(next(self._numbers), samples, now, Answers.blank(n, Status.DEFERRED), n)
+        self._enqueue(submission)
         self._changed.set()
-        return [await item.answer for item in items]
+        return await submission.done
+
+    def _enqueue(self, submission: Submission) -> None:
+        """One run per vehicle, behind whatever waits for it."""
+        rows_of: dict[str, list[int]] = {}
+        for row, vehicle_id in enumerate(submission.samples.vehicle_ids):
+            if vehicle_id in rows_of:
+                rows_of[vehicle_id].append(row)
+            else:
+                rows_of[vehicle_id] = [row]
+        for vehicle_id, rows in rows_of.items():
+            lane = self._under_way.get(vehicle_id)
+            if lane is None:
+                lane = self._ready.get(vehicle_id)
+                if lane is None:
+                    lane = self._ready[vehicle_id] = deque()
+            lane.append(Run(submission, rows))
+        self._count(len(submission.samples))
 
     async def _run(self) -> None:
         """Batch after batch until closed and empty."""
         while True:
             self._changed.clear()
-            if self._lanes:
+            if self._ready and len(self._batches) < BATCHES_UNDER_WAY:
                 await self._gather()
-                await self._serve(self._take())
-            elif self._closing:
+                task = asyncio.create_task(self._serve(*self._take()), name="batch")
+                self._batches.add(task)
+            elif self._closing and not self._ready and not self._batches:
                 return
             else:
                 await self._changed.wait()
 
     async def _gather(self) -> None:
         """Wait until the batch is full, or its first sample has waited long enough, or we are closing."""
-        first = min(lane[0].enqueued for lane in self._lanes.values())
-        deadline = first + self._max_wait_s
+        if len(self._ready) >= self._max_batch_size:
+            return
+        deadline = min(lane[0].submission.enqueued for lane in self._ready.values()) + self._max_wait_s
         loop = asyncio.get_running_loop()
-        while len(self._lanes) < self._max_batch_size and not self._closing and loop.time() < deadline:
+        while len(self._ready) < self._max_batch_size and not self._closing and loop.time() < deadline:
             self._changed.clear()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -101,47 +161,96 @@ class MicroBatcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> list[Waiting]:
-        """The head of each lane, longest-waiting vehicles first; lanes with more go to the end of the line."""
-        batch = []
-        for vehicle_id in list(self._lanes)[: self._max_batch_size]:
-            lane = self._lanes[vehicle_id]
-            batch.append(lane.popleft())
-            if lane:
-                self._lanes.move_to_end(vehicle_id)
-            else:
-                del self._lanes[vehicle_id]
-        self._count(-len(batch))
-        return batch
+    def _take(self) -> tuple[list[str], list[Part]]:
+        """The vehicles of the next batch, longest-waiting first, and its rows by submission."""
+        vehicles = [self._ready.popitem(last=False) for _ in range(min(len(self._ready), self._max_batch_size))]
+        parts: dict[int, Part] = {}
+        taken = 0
+        for vehicle_id, lane in vehicles:
+            self._under_way[vehicle_id] = lane
+            room = MAX_RUN
+            while lane and room:
+                run = lane[0]
+                part = parts.get(run.submission.number)
+                if part is None:
+                    part = parts[run.submission.number] = Part(run.submission)
+                rows = run.rows
+                if len(rows) <= room:
+                    lane.popleft()
+                else:
+                    rows, run.rows = rows[:room], rows[room:]
+                part.rows += rows
+                room -= len(rows)
+                taken += len(rows)
+        self._count(-taken)
+        # In order of arrival, as each lane is: a vehicle's rows of two submissions stay in theirs.
+        return [vehicle_id for vehicle_id, _ in vehicles], [parts[number] for number in sorted(parts)]
 
-    async def _serve(self, batch: list[Waiting]) -> None:
+    async def _serve(self, vehicle_ids: list[str], parts: list[Part]) -> None:
         """Apply one batch; a failure of the whole batch is each sample's `deferred`, never a lost answer."""
+        samples = join_samples([whole_or_part(part) for part in parts])
         try:
-            answers = await self._apply([item.sample for item in batch])
+            answers = await self._apply(samples)
         except Exception:
-            logger.exception("a batch failed", size=len(batch))
-            answers = []
-        if len(answers) != len(batch):
-            logger.error("a batch was not answered", size=len(batch), answers=len(answers))
-            answers = [Answer(Status.DEFERRED, seq=item.sample.seq, reason="the batch failed") for item in batch]
-        for item, answer in zip(batch, answers, strict=True):
-            if answer.status in RETRYABLE:
-                self._defer_lane(item.sample.vehicle_id)
-            settle(item, answer)
+            logger.exception("a batch failed", size=len(samples))
+            answers = Answers.blank(0, Status.DEFERRED)
+        if len(answers) != len(samples):
+            logger.error("a batch was not answered", size=len(samples), answers=len(answers))
+            answers = Answers.blank(len(samples), Status.DEFERRED)
+            answers.refuse(range(len(samples)), Status.DEFERRED, "the batch failed")
+        failed = {samples.vehicle_ids[row] for row in np.flatnonzero(np.isin(answers.status, RETRYABLE)).tolist()}
+        self._release(vehicle_ids, failed)
+        first = 0
+        for part in parts:
+            rows = np.arange(first, first + len(part.rows))
+            part.submission.settle(np.array(part.rows), pick(answers, rows))
+            first += len(part.rows)
+        task = asyncio.current_task()
+        if task is not None:
+            self._batches.discard(task)
+        self._changed.set()
 
-    def _defer_lane(self, vehicle_id: str) -> None:
-        """After a vehicle's retryable failure, what it has queued must not overtake the sample that failed."""
-        lane = self._lanes.pop(vehicle_id, deque())
-        self._count(-len(lane))
-        for item in lane:
-            settle(item, Answer(Status.DEFERRED, seq=item.sample.seq, reason="an earlier sample was deferred"))
+    def _release(self, vehicle_ids: list[str], failed: set[str]) -> None:
+        """Put vehicles back in line with what came meanwhile.
+
+        After a vehicle's retryable failure, what it has queued must not overtake the sample that failed.
+        """
+        for vehicle_id in vehicle_ids:
+            lane = self._under_way.pop(vehicle_id)
+            if vehicle_id in failed:
+                for run in lane:
+                    answers = Answers.blank(len(run.rows), Status.DEFERRED)
+                    answers.seq[:] = run.submission.samples.seq[run.rows]
+                    answers.refuse(range(len(run.rows)), Status.DEFERRED, "an earlier sample was deferred")
+                    run.submission.settle(np.array(run.rows), answers)
+                    self._count(-len(run.rows))
+            elif lane:
+                self._ready[vehicle_id] = lane
 
     def _count(self, change: int) -> None:
         self._queued += change
         self._depth.set(self._queued)
 
 
-def settle(item: Waiting, answer: Answer) -> None:
-    """Deliver an answer, unless its sender has gone away."""
-    if not item.answer.done():
-        item.answer.set_result(answer)
+def whole_or_part(part: Part) -> Samples:
+    """The samples that a batch takes from a submission; without a copy when it takes all of them in order."""
+    samples = part.submission.samples
+    if len(part.rows) == len(samples):
+        part.rows.sort()  # a vehicle's rows were in order; between vehicles no order is owed
+        return samples
+    return samples.take(part.rows)
+
+
+def pick(answers: Answers, rows: Rows) -> Answers:
+    """The answers to these rows, in this order."""
+    if len(rows) == len(answers):
+        return answers
+    picked = Answers.blank(len(rows), Status.DEFERRED)
+    for name in ("status", "seq", "risk", "surprise", "phase", "warming_up"):
+        setattr(picked, name, getattr(answers, name)[rows])
+    for place, row in enumerate(rows.tolist()):
+        if row in answers.reasons:
+            picked.reasons[place] = answers.reasons[row]
+        if row in answers.errors:
+            picked.errors[place] = answers.errors[row]
+    return picked

@@ -2,7 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from service.array_histogram import ArrayHistogram
+
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+STAGE = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 LAG = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400, 604_800)
 
 
@@ -20,7 +23,8 @@ class Metrics:
         )
         self.store_duration = self._histogram("store_duration_seconds", "Store calls by operation", FAST, ["op"])
         self.commit_conflicts = self._counter("commit_conflicts", "Commits lost to another writer and recomputed")
-        self.event_lag = self._histogram("event_lag_seconds", "From a sample's ts to its commit", LAG)
+        self.event_lag = self._many("event_lag_seconds", "From a sample's ts to its commit", LAG)
+        self.stage_seconds = self._histogram("stage_seconds", "Stages of a batch in the engine", STAGE, ["stage"])
         self.alert_transitions = self._counter("alert_transitions", "Alert transitions", ["rule", "to"])
         self.state_resets = self._counter("state_resets", "States that started again from zero", ["reason"])
         self.rehydrations = self._counter("rehydrations", "States brought into the cache", ["source"])
@@ -32,7 +36,12 @@ class Metrics:
         )
         self.connections_closed = self._counter("connections_closed", "Connections closed by us", ["reason"])
         self.store_restarts = self._counter("store_restarts", "Times the embedded store died and was started again")
-        self.risk = self._histogram("risk", "Risk of applied samples", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9))
+        self.snapshots = self._counter("snapshots", "Snapshots written in the background", ["result"])
+        self.store_regressions = self._counter(
+            "store_regressions",
+            "Vehicles that the store had less of than we had committed: it lost acknowledged samples",
+        )
+        self.risk = self._many("risk", "Risk of applied samples", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9))
         self.build = Info("emberwatch_build", "Version of the service", registry=self.registry)
         self.model = Info("emberwatch_model", "Model in service", registry=self.registry)
 
@@ -41,6 +50,11 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"emberwatch_{name}", text, registry=self.registry)
+
+    def _many(self, name: str, text: str, buckets: tuple[float, ...]) -> ArrayHistogram:
+        histogram = ArrayHistogram(f"emberwatch_{name}", text, buckets)
+        self.registry.register(histogram)
+        return histogram
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], labels: list[str] | None = None

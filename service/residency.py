@@ -1,108 +1,198 @@
 """Which vehicle's head and state sit in which slot of this worker's cache. Everything here can be dropped at any time."""
 
+import asyncio
+import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from model.runtime import ModelRuntime
-from service.head import NO_SEQ, HeadLayout, Heads
+from service.claims import Claims
+from service.head import VERSION, HeadLayout, Heads
+from service.journal import BASE_DTYPE, KEEP, Entries, JournalLayout, Rings, empty_rings, remember
 from service.metrics import Metrics
-from service.state_codec import StateCodecError, unpack_snapshot
-from service.store import ABSENT, Store, Stored, version_of
+from service.rehydrate import Rehydrator, Restored, put_states
+from service.samples import NO_SEQ
+from service.store import ABSENT, NO_BASE, Rebase, Store, Stored
 
 logger = structlog.get_logger(__name__)
 
 FIRST_SLOT = 1  # slot 0 is the pool's dummy
+LOADED_TOGETHER = 32  # vehicles: between two such groups, batches of others get their turn at the processor
+
+Slots = NDArray[np.int64]
 
 
 class Residency:
-    """Vehicle to slot, least recently used first; heads by slot as one structured array."""
+    """Vehicle to slot, least recently used first, and what is known of each by slot.
 
-    def __init__(self, n_slots: int, layout: HeadLayout, runtime: ModelRuntime, store: Store, metrics: Metrics) -> None:
+    Attributes:
+        heads: (n_slots,) as committed.
+        rings: (n_slots, KEEP) answers to the last samples.
+        bases: (n_slots,) BASE_DTYPE of the journals.
+        due: (n_slots,) samples of the session from which on a snapshot is due.
+        rebases: by slot, what the next commit must do to a journal that it cannot append to.
+        unbacked: slots whose journal is gone although their state is right: the next commit has to write it.
+    """
+
+    def __init__(
+        self,
+        n_slots: int,
+        layout: HeadLayout,
+        journals: JournalLayout,
+        runtime: ModelRuntime,
+        store: Store,
+        metrics: Metrics,
+        claims: Claims,
+        step_thread: Executor,
+        snapshot_every: int,
+    ) -> None:
         self.heads: Heads = np.zeros(n_slots, layout.dtype)
-        self._layout = layout
+        self.rings: Rings = empty_rings(n_slots)
+        self.bases = np.zeros(n_slots, BASE_DTYPE)
+        self.due = np.zeros(n_slots, np.int64)
+        self.rebases: dict[int, Rebase] = {}
+        self.unbacked: set[int] = set()
+        self._rehydrator = Rehydrator(layout, journals)
         self._runtime = runtime
         self._store = store
         self._metrics = metrics
+        self._claims = claims
+        self._step_thread = step_thread
+        self._snapshot_every = snapshot_every
         self._versions = [ABSENT] * n_slots
+        self._stagger = np.zeros(n_slots, np.int64)
+        self._overtaken: dict[str, tuple[int, int]] = {}
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(n_slots - 1, FIRST_SLOT - 1, -1))
         metrics.slots_capacity.set(len(self._free))
 
-    def slots(self, vehicle_ids: list[str]) -> NDArray[np.int64]:
+    def slots(self, vehicle_ids: Sequence[str]) -> Slots:
         """Slots (batch,) of resident vehicles."""
-        return np.array([self._slots[vehicle_id] for vehicle_id in vehicle_ids], np.int64)
+        return np.fromiter(map(self._slots.__getitem__, vehicle_ids), np.int64, len(vehicle_ids))
 
-    def version(self, slot: int) -> bytes:
-        """What the store holds as this vehicle's version; a salvaged head's own bytes would differ from it."""
-        return self._versions[slot]
+    def slot(self, vehicle_id: str) -> int | None:
+        """The slot of a vehicle if it is resident."""
+        return self._slots.get(vehicle_id)
 
-    def keep(self, slot: int, head: np.void) -> None:
-        """Take over a head that was just committed."""
-        self.heads[slot] = head
-        self._versions[slot] = version_of(head.tobytes())
+    def versions(self, slots: Slots) -> list[bytes]:
+        """What the store holds as these vehicles' versions, as far as is known here."""
+        return [self._versions[slot] for slot in slots.tolist()]
 
-    def drop(self, vehicle_ids: list[str]) -> None:
-        """Forget vehicles; the truth is in the store."""
+    def keep(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
+        """Take over what was just committed: heads (vehicles,) and their new entries, `lengths` of each."""
+        self.heads[slots] = heads
+        versions = heads.view(np.uint8).reshape(len(heads), heads.dtype.itemsize)[:, : VERSION.size].tobytes()
+        for i, slot in enumerate(slots.tolist()):
+            self._versions[slot] = versions[i * VERSION.size : (i + 1) * VERSION.size]
+        self._remember(slots, heads, lengths, entries)
+
+    def _remember(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
+        """Keep the answers of each vehicle's last samples, of which its head counts the last."""
+        ends = np.cumsum(lengths)
+        behind = np.repeat(ends, lengths) - np.arange(len(entries))  # 1: the vehicle's last
+        numbers = np.repeat(heads["accepted"].astype(np.int64), lengths) - behind
+        recent = behind <= KEEP
+        remember(self.rings, np.repeat(slots, lengths)[recent], numbers[recent], entries[recent])
+
+    def rebased(self, slot: int, base: NDArray[np.void]) -> None:
+        """The journal of this slot's vehicle has a new base, (1,)."""
+        self.bases[slot] = base[0]
+        # A fleet may begin in one batch; its snapshots shall not come in one.
+        early = 0 if base["nonce"][0] else int(self._stagger[slot])
+        self.due[slot] = int(base["accepted"][0]) + self._snapshot_every - early
+        self.rebases.pop(slot, None)
+        self.unbacked.discard(slot)
+
+    def lost_journal(self, slot: int) -> None:
+        """The store has no journal any more to which this slot's vehicle could append."""
+        self.rebases[slot] = Rebase(b"", None, NO_BASE, 0, None)
+        self.unbacked.add(slot)
+
+    def drop(self, vehicle_ids: Sequence[str], *, overtaken: bool = False) -> None:
+        """Forget vehicles; the truth is in the store. `overtaken`: because the store has another version."""
         for vehicle_id in vehicle_ids:
             slot = self._slots.pop(vehicle_id, None)
             if slot is not None:
+                if overtaken:
+                    self._overtaken[vehicle_id] = progress(self.heads[slot])
+                self.rebases.pop(slot, None)
+                self.unbacked.discard(slot)
                 self._free.append(slot)
         self._metrics.slots_used.set(len(self._slots))
 
-    async def load(self, vehicle_ids: list[str]) -> set[str]:
-        """Bring vehicles into the cache; which ones were not there. No more vehicles than there are slots.
+    async def load(self, vehicle_ids: Sequence[str]) -> set[str]:
+        """Bring vehicles, which the caller holds, into the cache; which ones were not there.
 
         Raises:
-            StoreUnavailable: none was brought in.
+            StoreUnavailable: not all were brought in.
         """
-        missing = []
-        for vehicle_id in vehicle_ids:
+        missing = [vehicle_id for vehicle_id in vehicle_ids if vehicle_id not in self._slots]
+        for vehicle_id in vehicle_ids if len(missing) < len(vehicle_ids) else ():
             if vehicle_id in self._slots:
                 self._slots.move_to_end(vehicle_id)
-            else:
-                missing.append(vehicle_id)
-        if missing:
-            for vehicle_id, stored in zip(missing, await self._store.load(missing), strict=True):
-                self._slots[vehicle_id] = slot = self._claim()
-                try:
-                    self._fill(vehicle_id, slot, stored)
-                except BaseException:
-                    self.drop([vehicle_id])
-                    raise
-            self._metrics.slots_used.set(len(self._slots))
+        for first in range(0, len(missing), LOADED_TOGETHER):
+            await self._bring(missing[first : first + LOADED_TOGETHER])
         return set(missing)
 
-    def _claim(self) -> int:
-        """A free slot, or that of the least recently used vehicle."""
-        return self._free.pop() if self._free else self._slots.popitem(last=False)[1]
-
-    def _fill(self, vehicle_id: str, slot: int, stored: Stored | None) -> None:
-        """Put one vehicle as found in the store into a slot; start cold, aloud, if its state cannot be used."""
-        self._runtime.zero(slot)
-        self._versions[slot] = ABSENT if stored is None else version_of(stored.head)
-        if stored is None:
-            self.heads[slot] = self._layout.new_session(1)[0]
-            return
+    async def _bring(self, vehicle_ids: list[str]) -> None:
+        """Load a few vehicles that are not in the cache."""
+        found = await self._store.load(vehicle_ids)
+        slots = np.array([self._claim(vehicle_id) for vehicle_id in vehicle_ids], np.int64)
+        self._metrics.slots_used.set(len(self._slots))
         try:
-            self.heads[slot] = self._usable(slot, stored)[0]
-        except ValueError as error:  # StateCodecError is one
-            self.heads[slot] = self._layout.salvage(stored.head)[0]
-            self._metrics.state_resets.labels("unusable").inc()
-            logger.warning("state cannot be used, cold start", vehicle_id=vehicle_id, reason=str(error))
+            loop = asyncio.get_running_loop()
+            restored = await loop.run_in_executor(self._step_thread, self._restore, vehicle_ids, slots, found)
+        except BaseException:
+            self.drop(vehicle_ids)
+            raise
+        for vehicle_id, slot, vehicle in zip(vehicle_ids, slots.tolist(), restored, strict=True):
+            self._fill(vehicle_id, slot, vehicle)
 
-    def _usable(self, slot: int, stored: Stored) -> Heads:
-        """The stored head (1,), its state written to the slot. Raises ValueError if either cannot be used."""
-        head = self._layout.unpack(stored.head)
-        if int(head["seq"][0]) == NO_SEQ:
-            return head
-        if stored.snapshot is None:
-            raise StateCodecError("the snapshot that the head points to is not in the store")
-        snapshot = unpack_snapshot(stored.snapshot)
-        if snapshot.fingerprint != self._layout.fingerprint:
-            raise StateCodecError(f"it belongs to model {snapshot.fingerprint}")
-        self._runtime.write(slot, snapshot.conv, snapshot.ssm)
-        self._metrics.rehydrations.labels("snapshot").inc()
-        return head
+    def _restore(self, vehicle_ids: list[str], slots: Slots, found: list[Stored | None]) -> list[Restored]:
+        """The heavy part, on the thread that has the states to itself."""
+        restored = [
+            self._rehydrator.restore(stored, None if stored is None else self._store.snapshot_key(vehicle_id, stored))
+            for vehicle_id, stored in zip(vehicle_ids, found, strict=True)
+        ]
+        put_states(self._runtime, slots, restored)
+        return restored
+
+    def _fill(self, vehicle_id: str, slot: int, restored: Restored) -> None:
+        """Everything but the state; a state that had to be given up is told aloud."""
+        self.heads[slot] = restored.head[0]
+        self._versions[slot] = restored.version
+        self.rings[slot]["seq"] = NO_SEQ
+        one = np.array([slot])
+        self._remember(one, restored.head, np.array([len(restored.answered)]), restored.answered)
+        self._stagger[slot] = zlib.crc32(vehicle_id.encode()) % self._snapshot_every
+        self.rebased(slot, restored.base)
+        if restored.rebase is not None:
+            self.rebases[slot] = restored.rebase
+        if restored.source is not None:
+            self._metrics.rehydrations.labels(restored.source).inc()
+        if restored.reset is not None:
+            kind, reason = restored.reset
+            self._metrics.state_resets.labels(kind).inc()
+            logger.warning("state cannot be used, cold start", vehicle_id=vehicle_id, reason=reason)
+
+        if progress(restored.head[0]) < self._overtaken.pop(vehicle_id, (0, 0)):
+            self._metrics.store_regressions.inc()
+            logger.error("the store went back in time: an acknowledged sample is gone", vehicle_id=vehicle_id)
+
+    def _claim(self, vehicle_id: str) -> int:
+        """A free slot, or that of the least recently used vehicle that nobody works on."""
+        if not self._free:
+            oldest = next(other for other in self._slots if other not in self._claims)
+            self.drop([oldest])
+        self._slots[vehicle_id] = slot = self._free.pop()
+        return slot
+
+
+def progress(head: np.void) -> tuple[int, int]:
+    """How far a vehicle's history has come: session and samples; it only ever grows in a store that forgets nothing."""
+    return int(head["epoch"]), int(head["accepted"])

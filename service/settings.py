@@ -25,7 +25,15 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(5.0, gt=0, description="longest wait for one store call, seconds")
     checkpoint: Path = Field(SHIPPED, description="folder of the model")
     backend: Literal["auto", "reference", "cpu", "cuda"] = Field("auto", description="who computes the step")
-    slots: int = Field(1_024, ge=2, description="vehicles whose state is kept in memory; 278 kB each")
+    # the state engine
+    state_memory_bytes: int = Field(
+        536_870_912, ge=1_048_576, description="memory for the states of vehicles in the cache; 278 kB each"
+    )
+    slots: int | None = Field(None, ge=2, description="vehicles in the cache; default: what state_memory_bytes holds")
+    snapshot_every: int = Field(
+        60, ge=1, le=10_000, description="samples of a vehicle between two snapshots of its state; 1 writes through"
+    )
+    # batches
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
     max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")
     max_queue: int = Field(65_536, ge=1, description="samples waiting for a batch before 429")
@@ -54,8 +62,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        if self.slots <= self.max_batch_size:
-            raise ValueError(f"slots ({self.slots}) must exceed max_batch_size ({self.max_batch_size})")
+        if self.slots is not None and self.slots <= 2 * self.max_batch_size:
+            raise ValueError(
+                f"slots ({self.slots}) must exceed max_batch_size ({self.max_batch_size}) twice: two batches are under "
+                "way at once"
+            )
         if self.max_samples_per_request > self.max_queue:
             raise ValueError(
                 f"max_samples_per_request ({self.max_samples_per_request}) must fit max_queue ({self.max_queue})"

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.deps import RunningDep
 from service.routes.schemas import Health, ModelInfo, problems
-from service.state_codec import HEADER
+from service.vehicle_bytes import vehicle_bytes
 
 router = APIRouter(tags=["operations"])
 
@@ -16,7 +16,6 @@ router = APIRouter(tags=["operations"])
 async def get_model(running: RunningDep) -> ModelInfo:
     """What is being served, from what data it was learned, and the fixed upper bound of what one vehicle costs."""
     checkpoint, config = running.checkpoint, running.checkpoint.config
-    head_bytes = running.engine.layout.dtype.itemsize
     return ModelInfo(
         fingerprint=running.engine.fingerprint,
         backend=running.runtime.backend,
@@ -29,12 +28,7 @@ async def get_model(running: RunningDep) -> ModelInfo:
         config=asdict(config),
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
         channels=[asdict(channel) for channel in checkpoint.schema.channels],
-        bytes_per_vehicle={
-            "head": head_bytes,
-            "state": config.state_bytes,
-            "snapshot": HEADER.size + config.state_bytes,
-            "total_in_store": head_bytes + HEADER.size + config.state_bytes,
-        },
+        bytes_per_vehicle=vehicle_bytes(checkpoint, running.settings.snapshot_every),
         provenance=checkpoint.provenance,
     )
 

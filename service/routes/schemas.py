@@ -191,7 +191,9 @@ class ModelInfo(BaseModel):
     config: dict[str, Any]
     signals: list[dict[str, Any]]
     channels: list[dict[str, Any]]
-    bytes_per_vehicle: dict[str, int] = Field(description="upper bounds: head, state, snapshot in the store")
+    bytes_per_vehicle: dict[str, int] = Field(
+        description="upper bounds: in the store, and in the worker that has it in its cache"
+    )
     provenance: dict[str, Any]
 
     model_config = example(
@@ -207,7 +209,14 @@ class ModelInfo(BaseModel):
             "config": {"d_model": 128, "n_layer": 4, "d_state": 64},
             "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],
             "channels": [{"name": "speed", "unit": "m/s", "source": "speed"}],
-            "bytes_per_vehicle": {"head": 3376, "state": 274432, "snapshot": 274488, "total_in_store": 277864},
+            "bytes_per_vehicle": {
+                "head": 1240,
+                "journal": 53056,
+                "state": 274432,
+                "snapshot": 274488,
+                "total_in_store": 328784,
+                "total_in_worker": 278272,
+            },
             "provenance": {"data": "simulated fleet", "seed": 0},
         }
     )

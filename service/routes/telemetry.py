@@ -25,7 +25,6 @@ from service.errors import (
 )
 from service.keys import ApiKey
 from service.request_body import vehicle_samples
-from service.routes import batch_adapter
 from service.routes.bodies import vehicle_body
 from service.routes.hot_route import HotRoute
 from service.routes.schemas import Item, Summary, problems
@@ -116,7 +115,7 @@ async def answers_for(request: Request, running: Running, decoded: Decoded) -> A
     try:
         if running.sample_rate is not None:
             await running.sample_rate.take(sender(request), decoded.n)
-        applied = await batch_adapter.submit(running.batcher, decoded.samples)
+        applied = await running.batcher.submit(decoded.samples)
     except (RateLimited, QueueFull, NotReady) as error:
         count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
         count_verdicts(running, Status.INVALID, n_bad)

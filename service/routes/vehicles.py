@@ -10,15 +10,15 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
+from service.decode_columns import VEHICLE_ID_PATTERN
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, UnknownVehicle
-from service.head import NO_SEQ, Phase, read_version
+from service.head import Phase
+from service.ranking import Ranked
 from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
-from service.state_codec import StateCodecError, unpack_snapshot
-from service.store import Ranked, Stored
-from service.verdict import number_or_none
-from service.wire import VEHICLE_ID_PATTERN
+from service.samples import NO_SEQ
+from service.state_codec import pack_snapshot
 
 router = APIRouter(tags=["vehicles"])
 
@@ -69,7 +69,7 @@ async def get_vehicle(vehicle_id: VehicleIdPath, running: RunningDep) -> Vehicle
     if head is None:
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
     vehicle = describe(running, vehicle_id, head)
-    return VehicleDetail(**vehicle.model_dump(), stored_bytes=await running.store.stored_bytes(vehicle_id, head))
+    return VehicleDetail(**vehicle.model_dump(), stored_bytes=await running.store.stored_bytes(vehicle_id))
 
 
 @router.get(
@@ -86,25 +86,17 @@ async def get_vehicle(vehicle_id: VehicleIdPath, running: RunningDep) -> Vehicle
 )
 async def get_state(vehicle_id: VehicleIdPath, running: RunningDep) -> Response:
     """The recurrent state as committed, with its header (fingerprint, shapes, epoch, seq, checksum)."""
-    stored = (await running.store.load([vehicle_id]))[0]
-    if stored is None:
+    exported = await running.engine.state(vehicle_id)
+    if exported is None:
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
-    if stored.snapshot is None:
+    snapshot, nonce = exported
+    if snapshot is None:
         raise NoState(
             f"{vehicle_id} has no state: no sample was accepted in this session, or its snapshot is gone",
             vehicle_id=vehicle_id,
         )
-    return Response(stored.snapshot, media_type="application/octet-stream", headers={"ETag": etag(vehicle_id, stored)})
-
-
-def etag(vehicle_id: str, stored: Stored) -> str:
-    """The version of a stored state: epoch, seq and the commit's nonce."""
-    try:
-        snapshot = unpack_snapshot(stored.snapshot or b"")
-    except StateCodecError as error:
-        raise NoState(f"the stored state of {vehicle_id} is damaged: {error}", vehicle_id=vehicle_id) from error
-    version = read_version(stored.head)
-    return f'"{snapshot.epoch}-{snapshot.seq}-{0 if version is None else version.nonce:016x}"'
+    headers = {"ETag": f'"{snapshot.epoch}-{snapshot.seq}-{nonce:016x}"'}
+    return Response(pack_snapshot(snapshot), media_type="application/octet-stream", headers=headers)
 
 
 def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
@@ -130,6 +122,11 @@ def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
         position=position(head["preprocess"]["kalman"]),
         current_model=current,
     )
+
+
+def number_or_none(value: float) -> float | None:
+    """NaN as null."""
+    return None if math.isnan(value) else value
 
 
 def position(kalman: NDArray[np.void] | np.void) -> Position | None:

@@ -129,7 +129,9 @@ def test_the_compiled_code_does_the_textbook_maths(start: tuple[float, float]) -
     for t in range(500):
         inputs, ratio, values = reference.advance(int(ts[0, t]), signals[0, t])
         ours = preprocessor.advance(scored, ts[:, t], signals[:, t])
-        our_ratio, our_values, our_present = preprocessor.observe(observed, ts[:, t], signals[:, t])
+        our_ratio, our_values, our_present = preprocessor.observe(
+            observed, np.ones(len(observed), np.int64), ts[:, t], signals[:, t]
+        )
         assert our_ratio[0] == pytest.approx(ratio, rel=1e-15)
         assert np.array_equal(our_present[0], ~np.isnan(values))
         np.testing.assert_allclose(our_values[0], np.nan_to_num(values), rtol=1e-11, atol=1e-11)

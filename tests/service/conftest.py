@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model.checkpoint import Checkpoint, load_checkpoint
 from tests.processes import ServiceProcess, ValkeyProcess
 
 START_MS = 1_760_000_000_000
@@ -39,6 +40,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
     process = ValkeyProcess(tmp_path_factory.mktemp("valkey"))
     yield process.start()
     process.stop_if_running()
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Checkpoint:
+    """The shipped model."""
+    return load_checkpoint()
 
 
 _numbers = itertools.count()

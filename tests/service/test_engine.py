@@ -1,111 +1,20 @@
-"""The state engine over a real Valkey: writers that fight, answers that come from the truth, states that are refused."""
+"""The state engine over a real Valkey: writers that fight, answers that come from the truth, runs and batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.runtime import ModelRuntime, StepScores, recompute
-from service.alerts import AlertPolicy
-from service.engine import StateEngine
+from model.checkpoint import Checkpoint
+from model.runtime import StepScores
 from service.errors import StoreUnavailable
-from service.head import VERSION
-from service.metrics import Metrics
-from service.state_codec import unpack_snapshot
-from service.store import Store, partition_of
-from service.verdict import Answer, Status
-from service.wire import Sample, SampleReader
+from service.samples import Answers, Status
+from service.store_keys import partition_of
 from tests.processes import ValkeyProcess
-from tests.service.conftest import sample
-
-T = TypeVar("T")
-PARTITIONS = 4
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    """The shipped model."""
-    return load_checkpoint()
-
-
-@dataclass
-class Worker:
-    """One engine with its own cache and its own connection."""
-
-    engine: StateEngine
-    store: Store
-    metrics: Metrics
-    reader: SampleReader
-
-    async def apply(self, *samples: tuple[str, int]) -> list[Answer]:
-        """Apply the n-th samples of vehicles as one batch."""
-        return await self.engine.apply([self.read(vehicle, i) for vehicle, i in samples])
-
-    def read(self, vehicle: str, i: int) -> Sample:
-        """The i-th sample."""
-        parsed = self.reader.read(vehicle, sample(i))
-        assert isinstance(parsed, Sample)
-        return parsed
-
-    async def state(self, vehicle: str) -> tuple[int, int, np.ndarray]:
-        """Epoch, seq and ssm_state in the store."""
-        stored = (await self.store.load([vehicle]))[0]
-        assert stored is not None
-        assert stored.snapshot is not None
-        snapshot = unpack_snapshot(stored.snapshot)
-        return snapshot.epoch, snapshot.seq, snapshot.ssm
-
-
-def policy(threshold: float = 0.99) -> AlertPolicy:
-    """A policy that seldom raises."""
-    return AlertPolicy(threshold, threshold / 2, 0.0, 0.0, warmup_samples=0, horizon_s=7_200.0)
-
-
-def worker(url: str, checkpoint: Checkpoint, *, n_slots: int = 8, alerts: AlertPolicy | None = None) -> Worker:
-    """A new worker with an empty cache."""
-    metrics = Metrics()
-    store = Store(url, PARTITIONS, 5.0, metrics.store_duration)
-    engine = StateEngine(
-        checkpoint,
-        ModelRuntime(checkpoint, "reference", n_slots),
-        store,
-        metrics,
-        policy=alerts or policy(),
-        n_slots=n_slots,
-        max_future_skew_s=300.0,
-    )
-    return Worker(engine, store, metrics, SampleReader(checkpoint.schema))
-
-
-def run(workers: list[Worker], scenario: Callable[[], Awaitable[T]]) -> T:
-    """Run a scenario and close its workers, in one event loop."""
-
-    async def whole() -> T:
-        try:
-            return await scenario()
-        finally:
-            for each in workers:
-                each.engine.close()
-                await each.store.close()
-
-    return asyncio.run(whole())
-
-
-def offline(checkpoint: Checkpoint, reader: SampleReader, vehicle: str, n: int) -> np.ndarray:
-    """The ssm_state after the first n samples, by the float64 scan."""
-    read = [reader.read(vehicle, sample(i)) for i in range(n)]
-    samples = [each for each in read if isinstance(each, Sample)]
-    ts, signals = np.array([each.ts_ms for each in samples]), np.stack([each.signals for each in samples])
-    return recompute(checkpoint, ts, signals).ssm
-
-
-def close_to(value: np.ndarray, truth: np.ndarray) -> bool:
-    """Promise 1."""
-    return bool(np.linalg.norm(value - truth) < 1e-4 * np.linalg.norm(truth))
+from tests.service.workers import PARTITIONS, close_to, count, policy, run, words, worker
 
 
 def test_a_conflict_recomputes_from_what_the_winner_wrote(
@@ -116,30 +25,56 @@ def test_a_conflict_recomputes_from_what_the_winner_wrote(
 
     async def scenario() -> None:
         for i in range(12):
-            (answer,) = await (one if i % 2 else two).apply((vehicle, i))
-            assert answer.status is Status.APPLIED
-        epoch, seq, ssm = await one.state(vehicle)
-        assert (epoch, seq) == (1, 11)
-        assert close_to(ssm, offline(checkpoint, one.reader, vehicle, 12))
-        conflicts = sum(each.metrics.commit_conflicts._value.get() for each in (one, two))
-        assert conflicts == 10  # every turn after each worker's first
+            answers = await (one if i % 2 else two).apply((vehicle, i))
+            assert words(answers) == ["applied"]
+        state = await one.state(vehicle)
+        assert (state.epoch, state.seq) == (1, 11)
+        assert close_to(state, one.offline(12))
+        assert sum(count(each.metrics.commit_conflicts) for each in (one, two)) == 10  # every turn after the first two
 
     run([one, two], scenario)
 
 
+@pytest.mark.parametrize("snapshot_every", [1, 2, 60])
 def test_two_workers_at_once_apply_each_sample_exactly_once(
-    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, snapshot_every: int
 ) -> None:
     """The same samples sent to both at the same moment: one applies, the other says duplicate; the state is right."""
-    one, two = (worker(valkey.url, checkpoint) for _ in range(2))
+    one, two = (worker(valkey.url, checkpoint, snapshot_every=snapshot_every) for _ in range(2))
 
     async def scenario() -> None:
         for i in range(25):
             answers = await asyncio.gather(one.apply((vehicle, i)), two.apply((vehicle, i)))
-            assert sorted(answer.status.value for (answer,) in answers) == ["applied", "duplicate"]
-        _, seq, ssm = await one.state(vehicle)
-        assert seq == 24
-        assert close_to(ssm, offline(checkpoint, one.reader, vehicle, 25))
+            assert sorted(words(answers[0]) + words(answers[1])) == ["applied", "duplicate"]
+        await asyncio.gather(one.written(), two.written())
+        for each in (one, two, fresh):
+            assert (await each.state(vehicle)).seq == 24
+            assert close_to(await each.state(vehicle), each.offline(25))
+
+    fresh = worker(valkey.url, checkpoint)
+    run([one, two, fresh], scenario)
+
+
+def test_two_workers_fight_over_runs_of_many_vehicles(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
+) -> None:
+    """Runs of three samples of six vehicles sent to both at once, again and again, until all are accepted."""
+    one, two = (worker(valkey.url, checkpoint, snapshot_every=5) for _ in range(2))
+    names = [f"{vehicle}.{i}" for i in range(6)]
+
+    async def scenario() -> None:
+        for first in range(0, 18, 3):
+            batch = [(name, i) for name in names for i in range(first, first + 3)]
+            while True:
+                sent = await asyncio.gather(one.apply(*batch), two.apply(*batch))
+                assert set(words(sent[0]) + words(sent[1])) <= {"applied", "duplicate", "deferred"}
+                if all(answers.all_accepted() for answers in sent):
+                    break
+        await asyncio.gather(one.written(), two.written())
+        for name in names:
+            state = await one.state(name)
+            assert state.seq == 17
+            assert close_to(state, one.offline(18))
 
     run([one, two], scenario)
 
@@ -155,9 +90,9 @@ def test_one_vehicles_conflict_does_not_fail_its_batch(
         await one.apply(*((name, 0) for name in names))
         await two.apply((names[1], 1))
         answers = await one.apply((names[0], 1), (names[1], 2), (names[2], 1))
-        assert [answer.status for answer in answers] == [Status.APPLIED] * 3
+        assert words(answers) == ["applied"] * 3
         for name, n in zip(names, (2, 3, 2), strict=True):
-            assert close_to((await one.state(name))[2], offline(checkpoint, one.reader, name, n))
+            assert close_to(await one.state(name), one.offline(n))
 
     run([one, two], scenario)
 
@@ -167,31 +102,106 @@ def test_a_refusal_from_a_cached_head_is_confirmed(valkey: ValkeyProcess, checkp
     one, two = (worker(valkey.url, checkpoint) for _ in range(2))
 
     async def scenario() -> None:
-        for i in range(3):
-            await one.apply((vehicle, i))
+        await one.run(vehicle, 0, 3)
         assert await two.engine.reset(vehicle) == 2
-        (answer,) = await one.apply((vehicle, 0))
-        assert answer.status is Status.APPLIED
-        assert (await one.state(vehicle))[:2] == (2, 0)
+        assert words(await one.apply((vehicle, 0))) == ["applied"]
+        state = await one.state(vehicle)
+        assert (state.epoch, state.seq) == (2, 0)
 
     run([one, two], scenario)
 
 
 def test_eviction_loses_nothing(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
     """Ten vehicles in turn through three slots end in the states of the offline scan."""
-    small = worker(valkey.url, checkpoint, n_slots=4)
+    small = worker(valkey.url, checkpoint, n_slots=4, snapshot_every=3)
     names = [f"{vehicle}.{i}" for i in range(10)]
 
     async def scenario() -> None:
-        for i in range(4):
+        for i in range(8):
             for first in range(0, 10, 2):
                 answers = await small.apply((names[first], i), (names[first + 1], i))
-                assert {answer.status for answer in answers} == {Status.APPLIED}
+                assert words(answers) == ["applied"] * 2
         for name in names:
-            assert close_to((await small.state(name))[2], offline(checkpoint, small.reader, name, 4))
-        assert small.metrics.slots_used._value.get() == 3
+            assert close_to(await small.state(name), small.offline(8))
+        assert count(small.metrics.slots_used) == 3
 
     run([small], scenario)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_long_runs_equal_single_samples(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, backend: str
+) -> None:
+    """One van's samples one by one, in runs of odd lengths, and all at once: the same answers, state and head."""
+    under_test = worker(valkey.url, checkpoint, backend=backend, snapshot_every=20)
+    singles, runs, whole = (f"{vehicle}.{kind}" for kind in ("singles", "runs", "whole"))
+    n = 90
+
+    async def scenario() -> None:
+        one_by_one = [await under_test.apply((singles, i)) for i in range(n)]
+        cuts = [0, 1, 8, 9, 40, 71, n]
+        in_runs = [await under_test.run(runs, a, b) for a, b in itertools.pairwise(cuts)]
+        at_once = [await under_test.run(whole, 0, n)]
+        truth = under_test.offline(n)
+        for answers in (one_by_one, in_runs, at_once):
+            assert {word for part in answers for word in words(part)} == {"applied"}
+            assert column("risk", answers) == pytest.approx(truth.risk, rel=1e-3)  # fp32 against float64
+            surprise = pytest.approx(column("surprise", one_by_one), rel=1e-3, abs=1e-4, nan_ok=True)
+            assert column("surprise", answers) == surprise
+            assert np.array_equal(column("seq", answers), np.arange(n))
+        for name in (singles, runs, whole):
+            assert close_to(await under_test.state(name), truth)
+        heads = [(await under_test.head(name))[0] for name in (singles, runs, whole)]
+        for field in ("epoch", "seq", "last_ts_ms", "accepted", "samples", "n_intervals"):
+            assert len({int(head[field]) for head in heads}) == 1, field
+        assert len({head["preprocess"].tobytes() for head in heads}) == 1
+
+    run([under_test], scenario)
+
+
+def column(name: str, answers: list[Answers]) -> np.ndarray:
+    """One column of several answers."""
+    return np.concatenate([getattr(part, name) for part in answers])
+
+
+def test_a_batch_of_many_equals_one_by_one(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
+    """Vehicles that share batches with others, shuffled, end in the state that each reaches alone."""
+    under_test = worker(valkey.url, checkpoint)
+    together, alone = ([f"{vehicle}.{kind}{i}" for i in range(5)] for kind in "ta")
+    rng = np.random.default_rng()
+
+    async def scenario() -> None:
+        risks: dict[tuple[int, int], float] = {}
+        for i in range(12):
+            order = rng.permutation(5)
+            answers = await under_test.apply(*((together[k], i) for k in order))
+            risks |= {(k, i): answers.risk[place] for place, k in enumerate(order.tolist())}
+        for k, name in enumerate(alone):
+            for i in range(12):
+                answers = await under_test.apply((name, i))
+                assert answers.risk[0] == pytest.approx(risks[k, i], rel=1e-5)
+        for one, other in zip(together, alone, strict=True):
+            assert close_to(await under_test.state(one), under_test.offline(12))
+            assert close_to(await under_test.state(other), under_test.offline(12))
+
+    run([under_test], scenario)
+
+
+def test_rows_of_one_batch_know_of_each_other(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
+    """A sample repeated within its batch gets the answer of the first; a late one and another content are refused."""
+    under_test = worker(valkey.url, checkpoint)
+    other = f"{vehicle}.other"
+
+    async def scenario() -> None:
+        rows = under_test.samples((vehicle, 0), (other, 7), (vehicle, 2), (vehicle, 0), (vehicle, 1), (vehicle, 2))
+        rows.digest[5] ^= np.uint64(1)
+        answers = await under_test.engine.apply(rows)
+        assert words(answers) == ["applied", "applied", "applied", "duplicate", "late", "conflict"]
+        assert answers.risk[3] == answers.risk[0]
+        assert answers.reasons[4] == "seq 1 comes after seq 2 was accepted"
+        assert "other content" in answers.reasons[5]
+
+    run([under_test], scenario)
 
 
 def test_a_store_that_is_gone_defers_and_forgets(
@@ -203,72 +213,22 @@ def test_a_store_that_is_gone_defers_and_forgets(
     under_test = worker(own.url, checkpoint)
 
     async def scenario() -> None:
-        for i in range(3):
-            await under_test.apply((vehicle, i))
+        await under_test.run(vehicle, 0, 3)
         own.kill()
-        (answer,) = await under_test.apply((vehicle, 3))
-        assert answer.status is Status.DEFERRED
-        assert answer.reason is not None
-        assert "store" in answer.reason
+        answers = await under_test.apply((vehicle, 3))
+        assert words(answers) == ["deferred"]
+        assert answers.seq[0] == 3
+        assert "store" in answers.reasons[0]
         with pytest.raises(StoreUnavailable):
             await under_test.engine.reset(vehicle)
         own.start()
-        answers = [(await under_test.apply((vehicle, i)))[0].status.value for i in range(5)]
-        assert answers == ["duplicate"] * 3 + ["applied"] * 2
-        assert close_to((await under_test.state(vehicle))[2], offline(checkpoint, under_test.reader, vehicle, 5))
+        assert words(await under_test.run(vehicle, 0, 5)) == ["duplicate"] * 3 + ["applied"] * 2
+        assert close_to(await under_test.state(vehicle), under_test.offline(5))
 
     try:
         run([under_test], scenario)
     finally:
         own.stop_if_running()
-
-
-def test_a_damaged_snapshot_starts_cold_and_is_counted(
-    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
-) -> None:
-    """A snapshot that is gone or damaged is never loaded: zero state, warm-up, a counter; the session goes on."""
-    writer, reader = worker(valkey.url, checkpoint), worker(valkey.url, checkpoint)
-
-    async def scenario() -> None:
-        for i in range(3):
-            await writer.apply((vehicle, i))
-        with valkey.client as client:
-            (key,) = client.keys(f"*v:{vehicle}:snap:*")
-            client.setrange(key, 1_000, b"\x55\x55\x55\x55")
-        assert (await reader.apply((vehicle, 2)))[0].status is Status.DUPLICATE
-        (answer,) = await reader.apply((vehicle, 3))
-        assert answer.status is Status.APPLIED
-        assert reader.metrics.state_resets.labels("unusable")._value.get() == 1
-        backwards = reader.read(vehicle, 4)
-        backwards = Sample(vehicle, backwards.ts_ms - 60_000, 4, None, backwards.signals)
-        assert (await reader.engine.apply([backwards]))[0].status is Status.LATE
-        head = reader.engine.layout.unpack((await reader.store.heads([vehicle]))[0] or b"")
-        assert int(head["samples"][0]) == 1
-        assert int(head["seq"][0]) == 3
-
-    run([writer, reader], scenario)
-
-
-def test_a_head_of_another_layout_goes_on_where_it_was(
-    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
-) -> None:
-    """What a later version wrote, or rubbish, is salvaged and committed over; other vehicles of the batch do not notice."""
-    under_test = worker(valkey.url, checkpoint)
-    other, short = f"{vehicle}.other", f"{vehicle}.short"
-
-    async def scenario() -> None:
-        with valkey.client as client:
-            later = VERSION.pack(4, 99, 20, 77, 1_760_000_000_000) + b"a later layout"
-            client.set(f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:v:{vehicle}:head", later)
-            client.set(f"{{ew:{partition_of(short, PARTITIONS)}}}:v:{short}:head", b"rubbish")
-        answers = await under_test.apply((vehicle, 20), (other, 0), (short, 0))
-        assert [a.status.value for a in answers] == ["duplicate", "applied", "applied"]
-        answers = await under_test.apply((vehicle, 21), (other, 1), (short, 1))
-        assert [a.status.value for a in answers] == ["applied"] * 3
-        assert (await under_test.state(vehicle))[:2] == (4, 21)
-        assert under_test.metrics.commit_conflicts._value.get() == 0
-
-    run([under_test], scenario)
 
 
 def test_a_firing_alert_outlives_a_cold_start(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
@@ -280,11 +240,12 @@ def test_a_firing_alert_outlives_a_cold_start(valkey: ValkeyProcess, checkpoint:
         await alarmed.apply((vehicle, 0))
         (firing,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
         with valkey.client as client:
-            client.delete(*client.keys(f"*v:{vehicle}:snap:*"))
+            client.delete(*client.keys(f"*v:{vehicle}:journal"))
         await calm.apply((vehicle, 1))
         (resolved,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
         assert (resolved["phase"], resolved["id"]) == ("resolved", firing["id"])
-        assert calm.metrics.alert_transitions.labels("thermal_risk", "resolved")._value.get() == 1
+        assert count(calm.metrics.alert_transitions, "thermal_risk", "resolved") == 1
+        assert count(calm.metrics.state_resets, "unusable") == 1
 
     run([alarmed, calm], scenario)
 
@@ -292,27 +253,28 @@ def test_a_firing_alert_outlives_a_cold_start(valkey: ValkeyProcess, checkpoint:
 def test_a_risk_that_is_not_finite_is_refused_and_stored_nowhere(
     valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One vehicle's NaN is its own: it is refused with the reason, its neighbour is applied, the next sample works."""
+    """One row's NaN is its own: it is refused with the reason, its neighbours of the run and of the batch are applied."""
     under_test = worker(valkey.url, checkpoint)
     other = f"{vehicle}.other"
 
     async def scenario() -> None:
         await under_test.apply((vehicle, 0), (other, 0))
-        step = under_test.engine._runtime.step
+        scan = under_test.engine._advance._runtime.scan
 
-        def broken(slots: Any, features: Any) -> StepScores:
-            scores = step(slots, features)
-            scores.risk[0] = np.nan
+        def broken(slots: Any, lengths: Any, features: Any) -> StepScores:
+            scores = scan(slots, lengths, features)
+            scores.risk[1] = np.nan
+            monkeypatch.undo()
             return scores
 
-        monkeypatch.setattr(under_test.engine._runtime, "step", broken)
-        bad, good = await under_test.apply((vehicle, 1), (other, 1))
-        assert (bad.status, good.status) == (Status.INVALID, Status.APPLIED)
-        assert bad.reason is not None
-        assert "finite" in bad.reason
-        monkeypatch.undo()
-        assert (await under_test.apply((vehicle, 1)))[0].status is Status.APPLIED
-        assert close_to((await under_test.state(vehicle))[2], offline(checkpoint, under_test.reader, vehicle, 2))
+        monkeypatch.setattr(under_test.engine._advance._runtime, "scan", broken)
+        answers = await under_test.apply((vehicle, 1), (vehicle, 2), (vehicle, 3), (other, 1))
+        assert words(answers) == ["applied", "invalid", "applied", "applied"]
+        assert "finite" in answers.reasons[1]
+        state = await under_test.state(vehicle)
+        assert state.seq == 3
+        assert close_to(await under_test.state(other), under_test.offline(2))
+        assert words(await under_test.apply((vehicle, 2))) == ["late"]
 
     run([under_test], scenario)
 
@@ -338,24 +300,8 @@ def test_many_lists_at_once_leave_the_store_to_telemetry(
 
     async def scenario() -> None:
         lists = [asyncio.create_task(under_test.store.vehicles_by_risk(10, None)) for _ in range(100)]
-        answers = [(await under_test.apply((vehicle, i)))[0].status for i in range(3)]
-        assert answers == [Status.APPLIED] * 3
+        await under_test.stream(vehicle, 0, 3)
         assert len(await asyncio.gather(*lists)) == 100
-
-    run([under_test], scenario)
-
-
-def test_old_snapshots_do_not_pile_up(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
-    """However many samples, a vehicle has one head and one snapshot, and neither expires."""
-    under_test = worker(valkey.url, checkpoint)
-
-    async def scenario() -> None:
-        for i in range(20):
-            await under_test.apply((vehicle, i))
-        with valkey.client as client:
-            keys = client.keys(f"*v:{vehicle}:*")
-            assert len(keys) == 2
-            assert [client.ttl(key) for key in keys] == [-1, -1]
 
     run([under_test], scenario)
 
@@ -367,7 +313,7 @@ def test_alerts_commit_with_the_sample_and_end_with_the_session(
     under_test = worker(valkey.url, checkpoint, alerts=policy(threshold=1e-9))
 
     async def scenario() -> None:
-        await under_test.apply((vehicle, 0))
+        await under_test.run(vehicle, 0, 4)  # fires at its first sample, and stays
         alert = next(a for a in await under_test.store.alerts() if a["vehicle_id"] == vehicle)
         assert (alert["phase"], alert["seq"], alert["rule"]) == ("firing", 0, "thermal_risk")
         await under_test.engine.reset(vehicle)
@@ -377,5 +323,60 @@ def test_alerts_commit_with_the_sample_and_end_with_the_session(
         with valkey.client as client:
             phases = [entry[b"alert"] for _, entry in client.xrange(stream) if vehicle.encode() in entry[b"alert"]]
         assert len(phases) == 2
+
+    run([under_test], scenario)
+
+
+def test_several_alerts_within_one_run_are_all_told(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run in which an alert fires, resolves and fires again puts three changes on the stream, in order."""
+    under_test = worker(valkey.url, checkpoint, alerts=policy(threshold=0.5))
+    scan = under_test.engine._advance._runtime.scan
+
+    def made_up(slots: Any, lengths: Any, features: Any) -> StepScores:
+        return replace(scan(slots, lengths, features), risk=np.array([0.1, 0.9, 0.1, 0.8]))
+
+    monkeypatch.setattr(under_test.engine._advance._runtime, "scan", made_up)
+
+    async def scenario() -> None:
+        answers = await under_test.run(vehicle, 0, 4)
+        assert answers.phase.tolist() == [0, 2, 0, 2]
+        stream = f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:transitions"
+        with valkey.client as client:
+            told = [entry[b"alert"] for _, entry in client.xrange(stream) if vehicle.encode() in entry[b"alert"]]
+        assert [b'"seq": 1' in told[0], b'"phase": "resolved"' in told[1], b'"seq": 3' in told[2]] == [True] * 3
+        assert len(told) == 3
+
+    run([under_test], scenario)
+
+
+def test_batches_of_other_vehicles_go_on_while_one_is_under_way(
+    valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str
+) -> None:
+    """Forty batches at once over overlapping vehicles: each vehicle's samples are applied once and in order."""
+    under_test = worker(valkey.url, checkpoint, snapshot_every=4)
+    names = [f"{vehicle}.{i}" for i in range(6)]
+
+    async def scenario() -> None:
+        batches = [[(names[(i + k) % 6], i) for k in range(3)] for i in range(40)]
+        answers = await asyncio.gather(*(under_test.apply(*batch) for batch in batches))
+        assert {word for part in answers for word in words(part)} == {"applied"}
+        for k, name in enumerate(names):
+            seqs = [i for i in range(40) if (k - i) % 6 < 3]
+            samples = under_test.samples(*((name, i) for i in seqs))
+            truth = under_test.offline_of(samples)
+            assert close_to(await under_test.state(name), truth)
+
+    run([under_test], scenario)
+
+
+def test_no_vehicle_gets_more_than_its_answer(valkey: ValkeyProcess, checkpoint: Checkpoint) -> None:
+    """Nothing in, nothing out."""
+    under_test = worker(valkey.url, checkpoint)
+
+    async def scenario() -> None:
+        assert len(await under_test.apply()) == 0
+        assert Status.APPLIED not in (await under_test.apply()).status
 
     run([under_test], scenario)

@@ -15,7 +15,7 @@ def test_a_store_that_would_lose_data_is_refused(tmp_path_factory: pytest.TempPa
     duration = Histogram("store", "for the test", ["op"], registry=None)
 
     async def check(partitions: int) -> None:
-        store = Store(evicting.url, partitions, 5.0, duration)
+        store = Store(evicting.url, partitions, 5.0, duration, entry_bytes=144)
         try:
             await store.check()
         finally:

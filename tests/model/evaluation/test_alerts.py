@@ -38,7 +38,7 @@ def service_episodes(ts_ms: NDArray[np.int64], score: NDArray[np.float32]) -> li
     heads = HeadLayout(Preprocessor(VAN_SCHEMA, FleetPrior((0.0,) * n, (1.0,) * n), 5.0), "ab" * 16).new_session(1)
     found: list[tuple[int, int]] = []
     for ts, value in zip(ts_ms.tolist(), score.astype(np.float64), strict=True):
-        for transition in advance_alerts(policy, heads, np.array([ts]), np.array([value])):
+        for transition in advance_alerts(policy, heads, np.array([1]), np.array([ts]), np.array([value])).transitions:
             if transition.to == "firing":
                 found.append((ts, NEVER_MS))
             if transition.to == "resolved":

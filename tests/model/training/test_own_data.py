@@ -32,7 +32,9 @@ from model.training.own_recordings import VEHICLE_ID
 from model.training.run import train
 from model.training.sources import recorded
 from service.cli import app
-from service.wire import VEHICLE_ID_PATTERN, Sample, SampleReader
+from service.decode import Decoder
+from service.decode_columns import VEHICLE_ID_PATTERN
+from service.samples import Samples
 
 START_MS = 1_783_296_000_000
 MINUTE_MS = 60_000
@@ -502,20 +504,19 @@ def test_another_fleets_schema_goes_all_the_way_to_the_service(tmp_path: Path) -
     )  # fmt: skip
     checkpoint = load_checkpoint(tmp_path / "model")
     assert checkpoint.schema == FORKLIFT
-    sample = SampleReader(checkpoint.schema).read(
-        "lift-9", {"ts": START_MS, "signals": {"lift_height": 3.5, "hydraulic_temperature": 71.0}}
-    )
-    assert isinstance(sample, Sample)
-    assert 0.0 < risk_of(checkpoint, sample) < 1.0
+    lifts: list[object] = [{"ts": START_MS, "signals": {"lift_height": 3.5, "hydraulic_temperature": 71.0}}]
+    decoded = Decoder(checkpoint.schema, max_samples=1, max_vehicles=1).rows(lifts, "lift-9")
+    assert not decoded.errors
+    assert 0.0 < risk_of(checkpoint, decoded.samples) < 1.0
     history = checkpoint.provenance["history"]
     assert history
     assert "NaN" not in (tmp_path / "model" / "model.json").read_text()
 
 
-def risk_of(checkpoint: Checkpoint, sample: Sample) -> float:
+def risk_of(checkpoint: Checkpoint, samples: Samples) -> float:
     """What the service's runtime makes of a vehicle's first sample."""
     runtime, preprocessor = ModelRuntime(checkpoint, "reference", 4), checkpoint.preprocessor()
-    features = preprocessor.advance(preprocessor.initial_state(1), np.array([sample.ts_ms]), sample.signals[None])
+    features = preprocessor.advance(preprocessor.initial_state(1), samples.ts_ms, samples.signals)
     return float(runtime.step(np.array([1]), features).risk[0])
 
 

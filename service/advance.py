@@ -1,0 +1,169 @@
+"""The model's part of a batch: from accepted samples to new heads, journal entries and alerts. Nothing is stored here."""
+
+import asyncio
+import secrets
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.checkpoint import Checkpoint
+from model.preprocess import Features
+from model.runtime import ModelRuntime, StepScores
+from model.scoring import surprise
+from service.alerts import AlertPolicy, Transition, advance_alerts
+from service.checksum import seal
+from service.head import HeadLayout, Heads
+from service.journal import Entries, JournalLayout
+from service.metrics import Metrics
+from service.samples import Samples
+from service.stages import Stages
+
+Longs = NDArray[np.int64]
+States = tuple[NDArray[np.float32], NDArray[np.float32]]  # conv and ssm, (vehicles, n_layer, d_inner, ...)
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A batch after the network, before the store.
+
+    Attributes:
+        heads: (vehicles,) after the samples, sealed.
+        entries: (rows,) of the journals, sealed.
+        warming_up: (rows,) no alert could be raised yet.
+        transitions: of alerts, by row.
+        finite: (rows,) whether the model gave a finite risk.
+        before: states of the vehicles `copy_before` before their samples.
+        after: states of the vehicles `copy_after` after them.
+    """
+
+    heads: Heads
+    entries: Entries
+    warming_up: NDArray[np.bool_]
+    transitions: list[Transition]
+    finite: NDArray[np.bool_]
+    before: States
+    after: States
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is to be applied: `lengths` rows of each vehicle, vehicle after vehicle, all of them accepted.
+
+    Attributes:
+        heads: (vehicles,) working copies that have taken in order, count and intervals already.
+        slots: (vehicles,).
+        lengths: (vehicles,), at least 1.
+        samples: (rows,).
+        seqs: (rows,) their numbers.
+        copy_before, copy_after: places of vehicles whose states are wanted.
+    """
+
+    heads: Heads
+    slots: Longs
+    lengths: Longs
+    samples: Samples
+    seqs: Longs
+    copy_before: Longs
+    copy_after: Longs
+
+
+class Advance:
+    """Carries batches through the network. Slots' states change here and nowhere else, on the one step thread."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        runtime: ModelRuntime,
+        layout: HeadLayout,
+        journals: JournalLayout,
+        policy: AlertPolicy,
+        metrics: Metrics,
+        stages: Stages,
+        step_thread: Executor,
+    ) -> None:
+        self._preprocessor = checkpoint.preprocessor()
+        self._max_hold_ratio = checkpoint.config.max_hold_ratio
+        self._runtime = runtime
+        self._layout = layout
+        self._journals = journals
+        self._policy = policy
+        self._metrics = metrics
+        self._stages = stages
+        self._step_thread = step_thread
+
+    async def __call__(self, batch: Batch) -> Advanced:
+        """Preprocess, step, score, run the alert machines; `batch.heads` are changed in place."""
+        heads, samples = batch.heads, batch.samples
+        with self._stages.time("preprocess"):
+            features = self._preprocessor.advance_runs(
+                heads["preprocess"], batch.lengths, samples.ts_ms, samples.signals
+            )
+        loop = asyncio.get_running_loop()
+        scores, before, after = await loop.run_in_executor(self._step_thread, self._step, batch, features)
+        with self._stages.time("alert"):
+            nats = self._surprise(batch, features, scores)
+            course = advance_alerts(self._policy, heads, batch.lengths, samples.ts_ms, scores.risk)
+            ends = np.cumsum(batch.lengths)
+            behind = np.repeat(ends, batch.lengths) - np.arange(len(samples))  # 1: the vehicle's last row
+            seen = np.repeat(heads["samples"].astype(np.int64) + batch.lengths, batch.lengths) - behind + 1
+            entries = self._entries(batch, features, scores, nats, course.phase)
+            self._finish_heads(batch, scores, nats, ends - 1)
+        return Advanced(
+            heads=heads,
+            entries=entries,
+            warming_up=seen <= self._policy.warmup_samples,
+            transitions=course.transitions,
+            finite=np.isfinite(scores.risk),
+            before=before,
+            after=after,
+        )
+
+    def _step(self, batch: Batch, features: Features) -> tuple[StepScores, States, States]:
+        """The network's part, off the event loop."""
+        with self._stages.time("step"), self._metrics.step_duration.time():
+            before = self._runtime.read(batch.slots[batch.copy_before])
+            if len(features.ratio) == len(batch.slots):
+                scores = self._runtime.step(batch.slots, features)
+            else:
+                scores = self._runtime.scan(batch.slots, batch.lengths, features)
+            return scores, before, self._runtime.read(batch.slots[batch.copy_after])
+
+    def _surprise(self, batch: Batch, features: Features, scores: StepScores) -> NDArray[np.float64]:
+        """(rows,) nats under the forecast made before each row: the head's for a vehicle's first, else the row's before."""
+        firsts = np.cumsum(batch.lengths) - batch.lengths
+        mean, log_scale = np.roll(scores.forecast_mean, 1, axis=0), np.roll(scores.forecast_log_scale, 1, axis=0)
+        mean[firsts], log_scale[firsts] = batch.heads["forecast_mean"], batch.heads["forecast_log_scale"]
+        nats = surprise(features.z, features.present, mean, log_scale)
+        return np.where(features.ratio <= self._max_hold_ratio, nats, np.nan)
+
+    def _entries(
+        self,
+        batch: Batch,
+        features: Features,
+        scores: StepScores,
+        nats: NDArray[np.float64],
+        phase: NDArray[np.uint8],
+    ) -> Entries:
+        """The journal's entries, sealed; the rows of one vehicle share the nonce of their commit."""
+        batch.heads["nonce"] = np.frombuffer(secrets.token_bytes(8 * len(batch.heads)), np.uint64) | np.uint64(1)
+        entries = self._journals.entries(len(batch.samples))
+        entries["seq"], entries["ts_ms"], entries["digest"] = batch.seqs, batch.samples.ts_ms, batch.samples.digest
+        entries["nonce"] = np.repeat(batch.heads["nonce"], batch.lengths)
+        entries["risk"], entries["surprise"], entries["phase"] = scores.risk, nats, phase
+        entries["ratio"], entries["inputs"] = features.ratio, features.inputs
+        seal(entries)
+        return entries
+
+    def _finish_heads(self, batch: Batch, scores: StepScores, nats: NDArray[np.float64], lasts: Longs) -> None:
+        """What the heads say after each vehicle's last row."""
+        heads = batch.heads
+        heads["risk"], heads["surprise"] = scores.risk[lasts], nats[lasts]
+        heads["forecast_mean"], heads["forecast_log_scale"] = (
+            scores.forecast_mean[lasts],
+            scores.forecast_log_scale[lasts],
+        )
+        heads["samples"] += batch.lengths.astype(np.uint32)
+        heads["fingerprint"] = self._layout.fingerprint_bytes
+        seal(heads)

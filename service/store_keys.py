@@ -1,0 +1,62 @@
+"""Names of keys. Every key of a partition carries its hash tag, so that one script touches one slot of a cluster."""
+
+import binascii
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from service.journal import BASE_DTYPE
+
+KEYS_REMEMBERED = 65_536
+
+
+class VehicleKeys(NamedTuple):
+    """Where one vehicle is kept."""
+
+    partition: int
+    head: bytes
+    journal: bytes
+    snapshot: bytes  # what the name of each of its snapshots begins with
+
+    def snapshot_of(self, base: bytes) -> bytes | None:
+        """Key of the snapshot that a journal's base names; None for the zero state."""
+        if len(base) != BASE_DTYPE.itemsize:
+            return None
+        named = np.frombuffer(base, BASE_DTYPE)[0]
+        if not named["nonce"]:
+            return None
+        return self.snapshot_named(int(named["epoch"]), int(named["seq"]), int(named["nonce"]))
+
+    def snapshot_named(self, epoch: int, seq: int, nonce: int) -> bytes:
+        """Key of a snapshot."""
+        return self.snapshot + f"{epoch}:{seq}:{nonce:016x}".encode()
+
+
+class PartitionKeys(NamedTuple):
+    """What the vehicles of a partition share."""
+
+    vehicles: str  # sorted set by last ts
+    risks: str  # sorted set by last risk
+    alerts: str  # hash: last alert of each vehicle
+    transitions: str  # stream of what changed
+
+
+def partition_of(vehicle_id: str, partitions: int) -> int:
+    """CRC-16 (XMODEM, as in Redis Cluster) of the id, modulo the partitions."""
+    return binascii.crc_hqx(vehicle_id.encode(), 0) % partitions
+
+
+@lru_cache(KEYS_REMEMBERED)
+def vehicle_keys(vehicle_id: str, partitions: int) -> VehicleKeys:
+    """The keys of one vehicle."""
+    partition = partition_of(vehicle_id, partitions)
+    prefix = f"{{ew:{partition}}}:v:{vehicle_id}:".encode()
+    return VehicleKeys(partition, prefix + b"head", prefix + b"journal", prefix + b"snap:")
+
+
+@lru_cache(16_384)
+def partition_keys(partition: int) -> PartitionKeys:
+    """The keys of one partition."""
+    tag = f"{{ew:{partition}}}"
+    return PartitionKeys(f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions")
