@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
-from service.routes import alerts, fleet, operations, telemetry, vehicles
+from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -82,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(telemetry.router(checkpoint.schema))
     app.include_router(fleet.router(checkpoint.schema))
     app.include_router(vehicles.router)
+    app.include_router(state.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
     document = describe(app, keys=ring is not None)
@@ -128,6 +129,7 @@ async def start(
             n_slots=runtime.n_slots,
             max_future_skew_s=settings.max_future_skew_s,
             snapshot_every=settings.snapshot_every,
+            snapshot_dtype=settings.snapshot_dtype,
         ),
     )
     stack.push_async_callback(engine.close)
