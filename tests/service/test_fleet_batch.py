@@ -227,7 +227,7 @@ def test_48_hours_of_history_in_one_call(tmp_path: Path, vehicle: str) -> None:
             headers = {"Content-Type": form, "Content-Encoding": "zstd"}
             assert client.post(whole, content=zstandard.compress(lines), headers=headers).json()["duplicate"] == n
             states = [
-                unpack_snapshot(client.get(f"/v1/vehicles/{vehicle}.{name}/state").content)
+                unpack_export(client.get(f"/v1/vehicles/{vehicle}.{name}/state").content).snapshot()
                 for name in ("whole", "parts")
             ]
             vans = [client.get(f"/v1/vehicles/{vehicle}.{name}").json() for name in ("whole", "parts")]
