@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
@@ -20,6 +21,7 @@ from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
+from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
 from service.keys import KeyRing
@@ -28,7 +30,7 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
 from service.reorder import ReorderWindow, Submit
-from service.routes import alerts, fleet, operations, telemetry, vehicles
+from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -78,14 +80,18 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
     app.state.metrics = metrics
+    hot = [telemetry.router(checkpoint.schema), fleet.router(checkpoint.schema)]
+    routes = [route for router in hot for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(HotPath, routes=routes)
     app.add_middleware(InFlight, budget=Budget(settings.max_inflight_bytes, settings.max_inflight_requests))
     app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
-    app.include_router(telemetry.router(checkpoint.schema))
-    app.include_router(fleet.router(checkpoint.schema))
+    for router in hot:
+        app.include_router(router)
     app.include_router(vehicles.router)
+    app.include_router(state.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
     document = describe(app, keys=ring is not None)
@@ -132,6 +138,7 @@ async def start(
             n_slots=runtime.n_slots,
             max_future_skew_s=settings.max_future_skew_s,
             snapshot_every=settings.snapshot_every,
+            snapshot_dtype=settings.snapshot_dtype,
         ),
     )
     stack.push_async_callback(engine.close)
