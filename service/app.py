@@ -30,7 +30,7 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
 from service.reorder import ReorderWindow, Submit
-from service.routes import alerts, fleet, operations, telemetry, vehicles
+from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -91,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in hot:
         app.include_router(router)
     app.include_router(vehicles.router)
+    app.include_router(state.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
     document = describe(app, keys=ring is not None)
@@ -137,6 +138,7 @@ async def start(
             n_slots=runtime.n_slots,
             max_future_skew_s=settings.max_future_skew_s,
             snapshot_every=settings.snapshot_every,
+            snapshot_dtype=settings.snapshot_dtype,
         ),
     )
     stack.push_async_callback(engine.close)

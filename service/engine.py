@@ -31,7 +31,9 @@ from service.sessions import Sessions
 from service.snapshots import Snapshotter
 from service.stages import Stages
 from service.state_access import Exported, StateAccess
+from service.state_codec import SnapshotDtype
 from service.store import Outcome, Store
+from service.vehicle_transfer import VehicleTransfer
 from service.verdict import NOWHERE, Judgement, judge, refusals
 
 logger = structlog.get_logger(__name__)
@@ -49,6 +51,7 @@ class EngineOptions:
     n_slots: int
     max_future_skew_s: float = 300.0
     snapshot_every: int = 60
+    snapshot_dtype: SnapshotDtype = "fp32"
 
 
 class StateEngine:
@@ -75,18 +78,27 @@ class StateEngine:
         self._clock = clock
         self._claims = Claims()
         self._step_thread = ThreadPoolExecutor(1, "step")
-        every = options.snapshot_every
+        every, dtype = options.snapshot_every, options.snapshot_dtype
         self._residency = Residency(
             options.n_slots, self.layout, self.journals, runtime, store, metrics, self._claims, self._step_thread, every
         )
-        self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every)
+        self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every, dtype)
         self._advance = Advance(
             checkpoint, runtime, self.layout, self.journals, policy, metrics, self._stages, self._step_thread
         )
-        self._committer = Committer(self.layout, self.journals, policy, self._residency, store, metrics, every)
+        self._committer = Committer(self.layout, self.journals, policy, self._residency, store, metrics, every, dtype)
         self._sessions = Sessions(self.layout, self.journals, policy, self._residency, store, metrics)
 
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
+        self.transfer = VehicleTransfer(
+            self.layout,
+            self.journals,
+            (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape),
+            self._states,
+            self._residency,
+            self._claims,
+            store,
+        )
 
     async def close(self) -> None:
         """Write the snapshots in hand and end the step thread."""

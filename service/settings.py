@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.checkpoint import SHIPPED
+from service.state_codec import SnapshotDtype
 
 
 class Settings(BaseSettings):
@@ -32,6 +33,9 @@ class Settings(BaseSettings):
     slots: int | None = Field(None, ge=2, description="vehicles in the cache; default: what state_memory_bytes holds")
     snapshot_every: int = Field(
         60, ge=1, le=10_000, description="samples of a vehicle between two snapshots of its state; 1 writes through"
+    )
+    snapshot_dtype: SnapshotDtype = Field(
+        "fp32", description="fp32 keeps every bit; bf16 and int8 round: docs/state-sizes.md says what that does"
     )
     # batches
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import zstandard
 
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.processes import ServiceProcess
 from tests.service.conftest import START_MS, sample
 from tests.service.test_bad_input import assert_problem
@@ -45,8 +45,8 @@ def test_a_fleet_batch_equals_samples_sent_one_by_one(shape: str, http: httpx.Cl
     for van in range(3):
         risks = [item["risk"] for item in answer["items"][van::3]]
         assert risks == pytest.approx([item["risk"] for item in alone], rel=1e-5)
-    one = unpack_snapshot(http.get(f"/v1/vehicles/{vehicle}.alone/state").content)
-    two = unpack_snapshot(http.get(f"/v1/vehicles/{vehicle}.2/state").content)
+    one = unpack_export(http.get(f"/v1/vehicles/{vehicle}.alone/state").content).snapshot()
+    two = unpack_export(http.get(f"/v1/vehicles/{vehicle}.2/state").content).snapshot()
     assert two.ssm == pytest.approx(one.ssm, rel=1e-4, abs=1e-6)
 
 
@@ -227,7 +227,7 @@ def test_48_hours_of_history_in_one_call(tmp_path: Path, vehicle: str) -> None:
             headers = {"Content-Type": form, "Content-Encoding": "zstd"}
             assert client.post(whole, content=zstandard.compress(lines), headers=headers).json()["duplicate"] == n
             states = [
-                unpack_snapshot(client.get(f"/v1/vehicles/{vehicle}.{name}/state").content)
+                unpack_export(client.get(f"/v1/vehicles/{vehicle}.{name}/state").content).snapshot()
                 for name in ("whole", "parts")
             ]
             vans = [client.get(f"/v1/vehicles/{vehicle}.{name}").json() for name in ("whole", "parts")]
