@@ -1,6 +1,7 @@
 """Puts the service together. The only module that knows all the others."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from service.metrics import Metrics
 from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
+from service.reorder import ReorderWindow, Submit
 from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
@@ -69,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
+            gc.collect()
+            gc.freeze()  # what is here now stays: without this every full collection walks through torch and the tables
             yield
             logger.info("stopping: finishing the samples in hand")
 
@@ -153,7 +157,10 @@ async def start(
         store=without_secrets(settings.store),
     )
     rate = sample_rate(settings, url, metrics, stack)
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, rate)
+    submit: Submit = batcher.submit
+    if settings.reorder_window_ms > 0.0:
+        submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
 
 
 def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16_777_216, ge=1_024, description="largest request body, unpacked or not")
     max_samples_per_request: int = Field(40_000, ge=1, description="most samples in one request")
     max_vehicles_per_request: int = Field(20_000, ge=1, description="most vehicles in one request")
+    reorder_window_ms: float = Field(
+        0.0, ge=0, le=60_000, description="every sample waits so long for earlier ones of its vehicle; 0: none waits"
+    )
     # Who may send, and how much.
     keys_file: Path | None = Field(None, description="API keys (`emberwatch keys`); without it loopback only")
     rate_limit_samples_per_s: float = Field(0.0, ge=0, description="of one key in the long run; 0: no limit")

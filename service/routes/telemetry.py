@@ -115,7 +115,7 @@ async def answers_for(request: Request, running: Running, decoded: Decoded) -> A
     try:
         if running.sample_rate is not None:
             await running.sample_rate.take(sender(request), decoded.n)
-        applied = await running.batcher.submit(decoded.samples)
+        applied = await running.submit(decoded.samples)
     except (RateLimited, QueueFull, NotReady) as error:
         count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
         count_verdicts(running, Status.INVALID, n_bad)
