@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
@@ -20,6 +21,7 @@ from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
+from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
 from service.keys import KeyRing
@@ -78,13 +80,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
     app.state.metrics = metrics
+    hot = [telemetry.router(checkpoint.schema), fleet.router(checkpoint.schema)]
+    routes = [route for router in hot for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(HotPath, routes=routes)
     app.add_middleware(InFlight, budget=Budget(settings.max_inflight_bytes, settings.max_inflight_requests))
     app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
-    app.include_router(telemetry.router(checkpoint.schema))
-    app.include_router(fleet.router(checkpoint.schema))
+    for router in hot:
+        app.include_router(router)
     app.include_router(vehicles.router)
     app.include_router(state.router)
     app.include_router(alerts.router)

@@ -13,7 +13,11 @@ from tests.processes import ServiceProcess, ValkeyProcess
 from tests.service.conftest import sample
 
 EVERY = 20  # samples from snapshot to snapshot
-ALERTS = {"alert_threshold": 1e-6, "resolve_threshold": 5e-7, "alert_for_s": 0.0}  # everybody's alert fires
+ALERTS: dict[str, Any] = {
+    "alert_threshold": 1e-6,
+    "resolve_threshold": 5e-7,
+    "alert_for_s": 0.0,
+}  # everybody's alert fires
 IMPORT = {"Content-Type": MEDIA_TYPE}
 
 
