@@ -26,7 +26,7 @@ from service.benchmark.bodies import BenchFleet, ts_of
 from service.benchmark.lanes import Lane, LoadError, at_times, close, connect, in_order
 from service.benchmark.processes import BenchServer, BenchStore, Cores, running_server, running_store
 from service.settings import Settings
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 
 Row = dict[str, Any]
 
@@ -99,7 +99,7 @@ class Bench:
         ts_ms = np.tile(np.array([ts_of(tick) for tick in range(fleet.ticks)], np.int64), (len(vans), 1))
         signals = np.stack([tick[list(vans)] for tick in fleet.history], axis=1)
         for van, truth in zip(vans, recompute_fleet(checkpoint, ts_ms, signals), strict=True):
-            state = unpack_snapshot(self.server.get(f"/v1/vehicles/{fleet.names[van]}/state"))
+            state = unpack_export(self.server.get(f"/v1/vehicles/{fleet.names[van]}/state")).snapshot()
             error = relative_error(state.ssm, truth.ssm)
             if state.seq != fleet.ticks - 1 or not error < TOLERANCE:
                 raise LoadError(f"the state of {fleet.names[van]} at seq {state.seq} is off by {error:.1e}")

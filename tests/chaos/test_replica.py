@@ -7,10 +7,13 @@ from pathlib import Path
 import httpx
 
 from tests.chaos.conftest import StartWorker
+from tests.chaos.counters import counter
 from tests.chaos.proxy import Proxy
 from tests.chaos.senders import Fleet
 from tests.chaos.truth import check, check_losses
 from tests.processes import ValkeyProcess, wait_until
+
+REGRESSIONS = "emberwatch_store_regressions_total"
 
 
 def follow(replica: ValkeyProcess, primary_port: int) -> None:
@@ -52,10 +55,10 @@ def test_promotion_of_a_stale_replica_is_healed_by_retries(
         replica.stop_if_running()
 
 
-def test_a_device_that_noticed_nothing_is_told_to_go_back(
+def test_a_store_that_went_back_is_noticed_and_counted(
     tmp_path: Path, store: ValkeyProcess, start_worker: StartWorker
 ) -> None:
-    """The store goes back between two samples of a van: the next one is deferred, the van rewinds, nothing is missing."""
+    """The van's next request shows it to the worker that remembers more; what is sent again is applied again."""
     replica = ValkeyProcess(tmp_path / "replica").start()
     try:
         with Proxy(store.port) as replication, Proxy(store.port) as proxy:
@@ -77,8 +80,9 @@ def test_a_device_that_noticed_nothing_is_told_to_go_back(
                 replica.client.execute_command("REPLICAOF", "NO", "ONE")
                 proxy.heal(replica.port)
                 wait_until(lambda: send(0, "another") != "deferred", "the worker to have new connections")
-                assert send(15) == "deferred"
-                assert [send(i) for i in range(9, 17)] == ["duplicate"] + ["applied"] * 7
+                assert counter(worker.url, REGRESSIONS) == 0
+                assert [send(i) for i in range(8, 17)] == ["duplicate"] * 2 + ["applied"] * 7
+                assert counter(worker.url, REGRESSIONS) == 1
             van.acknowledged = 17
             check(worker.url, [van], lost_allowed=True)
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import Recomputed, recompute
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.chaos.vans import Van
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def differences(http: httpx.Client, van: Van, count: int) -> list[str]:
     vehicle, state = http.get(f"/v1/vehicles/{name}"), http.get(f"/v1/vehicles/{name}/state")
     if (vehicle.status_code, state.status_code) != (200, 200):
         return [f"{name}: {count} samples sent, but {vehicle.text} and its state {state.content[:300]!r}"]
-    found, held = vehicle.json(), unpack_snapshot(state.content)
+    found, held = vehicle.json(), unpack_export(state.content).snapshot()
     wanted = {"epoch": 1, "seq": last_seq, "samples": count, "current_model": True}
     wrong = [f"{key} is {found[key]}, should be {value}" for key, value in wanted.items() if found[key] != value]
     if (held.epoch, held.seq) != (1, last_seq):

@@ -18,7 +18,7 @@ from model.channels import SIGNALS
 from model.checkpoint import load_checkpoint
 from model.runtime import recompute
 from service.settings import Settings
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess
 
 RUNS = int(os.environ.get("EMBERWATCH_MACHINE_RUNS", "12"))
@@ -315,7 +315,7 @@ class VanLife(RuleBasedStateMachine):
             if not van.accepted:
                 assert state.status_code == 404
                 continue
-            held = unpack_snapshot(state.content)
+            held = unpack_export(state.content).snapshot()
             assert (held.epoch, held.seq) == (van.epoch, van.last[0])
             ts_ms = np.array([sample["ts"] for sample, _ in van.accepted], np.int64)
             signals = np.array([[s["signals"].get(name, np.nan) for name in SIGNALS] for s, _ in van.accepted])
