@@ -1,5 +1,6 @@
 """Errors that carry their HTTP status, and the one place that turns them into RFC 9457 problem details."""
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
@@ -148,6 +149,15 @@ def problem_of(error: ServiceError) -> JSONResponse:
     return problem(error.status, error.kind, error.detail, error.headers, **error.extra)
 
 
+def allowed_methods(document: dict[str, Any], path: str) -> str:
+    """The methods of a path as an Allow header has them; FastAPI's own names those of one route only."""
+    found: set[str] = set()
+    for template, methods in document["paths"].items():
+        if re.fullmatch(re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template)), path):
+            found |= {method.upper() for method in methods}
+    return ", ".join(sorted(found))
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Every error of every route leaves as a problem document."""
 
@@ -160,9 +170,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(500, "internal", "an error of ours; it is in the service's log")
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         response = problem(error.status_code, "http", str(error.detail))
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path)
         return response
 
     @app.exception_handler(RequestValidationError)

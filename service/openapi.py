@@ -43,8 +43,19 @@ def describe(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     return document
 
 
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that may be left out: there is no null in a header or a query."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    flat: dict[str, Any] = kinds[0] | {name: value for name, value in schema.items() if name != "anyOf"}
+    return flat
+
+
 def complete(call: dict[str, Any], method: str, path: str, *, keys: bool) -> None:
     """What layers above the route ask for and answer."""
+    for parameter in call.get("parameters", ()):
+        parameter["schema"] = without_null(parameter["schema"])
     responses = call["responses"]
     scope = scope_of(method, path)
     codes = []

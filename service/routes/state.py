@@ -19,9 +19,20 @@ ENTITY_TAGS = re.compile(r'\s*(?:\*|"[\x21\x23-\x7e]*"(?:\s*,\s*"[\x21\x23-\x7e]
 ETAG_HEADER = {"ETag": {"description": "version of the state", "schema": {"type": "string"}}}
 BINARY: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
-IfMatch = Annotated[str | None, Header(description="only if the vehicle is at one of these entity tags, or at all (*)")]
-IfNoneMatch = Annotated[str | None, Header(description="*: only if there is no such vehicle")]
-IfNotKnown = Annotated[str | None, Header(description="entity tags that the caller has already")]
+TAGS_SCHEMA: dict[str, Any] = {"pattern": r'^(\*|"[!#-~]*"(, "[!#-~]*")*)$'}
+
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description="only if the vehicle is at one of these entity tags, or at all (*)", json_schema_extra=TAGS_SCHEMA
+    ),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(description="*: only if there is no such vehicle", json_schema_extra={"pattern": r"^\*$"})
+]
+IfNotKnown = Annotated[
+    str | None, Header(description="entity tags that the caller has already", json_schema_extra=TAGS_SCHEMA)
+]
 
 
 class NoState(ServiceError):

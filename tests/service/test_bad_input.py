@@ -236,6 +236,9 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     """Whatever goes wrong, the answer has one shape."""
     assert_problem(http.get("/v1/nothing"), 404)
     assert_problem(http.delete("/v1/model"), 405)
+    both = http.post("/v1/vehicles/van-1")
+    assert_problem(both, 405)
+    assert both.headers["Allow"] == "DELETE, GET"
     assert_problem(http.get("/v1/vehicles", params={"limit": 0}), 422)
     for cursor in ("rubbish", base64.urlsafe_b64encode(b"nan van-1").decode(), "AAAA"):
         assert_problem(http.get("/v1/vehicles", params={"cursor": cursor}), 422)
