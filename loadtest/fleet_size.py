@@ -208,7 +208,7 @@ def measure_cold_start(service: Service, fleet: Fleet, options: argparse.Namespa
     finally:
         over.set()
         others.join()
-    cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [math.nan] * 99
+    cuts = statistics.quantiles(latencies if len(latencies) > 1 else 2 * latencies, n=100)
     yield row("rehydration_time", params | {"vans": n}, elapsed, "s", floor=30.0 * n / 10_000)
     yield row("rehydration_processor_time", params | {"vans": n}, service.cpu_s() - cpu, "s")
     yield row("rehydrations", params | {"vans": n}, fleet.metric("emberwatch_rehydrations_total"), "count")

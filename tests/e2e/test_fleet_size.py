@@ -19,7 +19,15 @@ PER_VAN_S = 30.0 / 10_000  # the promise: 10,000 vans in 30 s
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """The report on a fleet that fits a test."""
-    options = {"dtype": request.param, "vans": VANS, "every": 3, "resident": RESIDENT, "rehydrate": BACK, "batches": 24}
+    options: dict[str, object] = {
+        "dtype": request.param,
+        "vans": VANS,
+        "every": 3,
+        "resident": RESIDENT,
+        "rehydrate": BACK,
+        "batches": 24,
+    }
+    options["pause"] = 0.1
     command = [sys.executable, "loadtest/fleet_size.py"]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
