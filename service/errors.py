@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 PROBLEM_TYPE = "urn:emberwatch:problem:"  # the kinds are listed in docs/errors.md
 
@@ -160,12 +161,20 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(500, "internal", "an error of ours; it is in the service's log")
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         response = problem(error.status_code, "http", str(error.detail))
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = ", ".join(allowed_methods(request))
         return response
 
     @app.exception_handler(RequestValidationError)
     async def parameter_error(_: Request, error: RequestValidationError) -> JSONResponse:
         wrong = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
         return problem_of(InvalidParameter.of(wrong))
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes of this path; the router itself names only those of the first."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})

@@ -1,4 +1,4 @@
-"""Loaded by Schemathesis: how NDJSON is written, and what a summary must be whatever was sent."""
+"""Loaded by Schemathesis: how NDJSON and exports are written, and what a summary must be whatever was sent."""
 
 import json
 from typing import Any
@@ -13,6 +13,12 @@ ACCEPTED = {"applied", "duplicate"}
 def ndjson(_: SerializationContext, value: Any) -> bytes:
     """Text as it is; anything else as one line."""
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+@schemathesis.serializer("application/vnd.emberwatch.vehicle")
+def export(_: SerializationContext, value: Any) -> bytes:
+    """Bytes as they are; anything else as bytes that are no export."""
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.check
