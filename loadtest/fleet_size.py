@@ -224,16 +224,17 @@ def measure(options: argparse.Namespace, folder: Path) -> list[Row]:
         service.start(FEW_SLOTS)
         try:
             fleet = Fleet(service.url)
-            fill(fleet, 0, BATCH, options)
+            few = min(options.vans, max(BATCH, ROWS // options.samples))  # requests as large as those that follow
+            fill(fleet, 0, few, options)
             empty, bare = store.info("memory")["used_memory"], service.resident_bytes()
             service.kill()
             service.start(options.resident + 1)
             fleet.go_round(service, BATCH, 20)
             alone = fleet.go_round(service, BATCH, options.batches)
             rows += time_rows({"fleet": BATCH, "resident": BATCH}, alone, alone)
-            rate = fill(fleet, BATCH, options.vans, options)
+            rate = fill(fleet, few, options.vans, options)
             rows.append(row("fill_rate", params, rate, "samples/s"))
-            rows += memory_rows(store, empty, fleet, params, options.vans - BATCH)
+            rows += memory_rows(store, empty, fleet, params, options.vans - few)
             stated = fleet.http.get("/v1/model").json()["bytes_per_vehicle"]["total_in_worker"]
             growth = (service.resident_bytes() - bare) / (options.resident + 1 - FEW_SLOTS)
             rows.append(row("worker_bytes_per_vehicle", params | {"slots": options.resident}, growth, "B", stated))

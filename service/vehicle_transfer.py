@@ -185,6 +185,8 @@ class VehicleTransfer:
             raise ValueError(f"the head is at {numbers}, its state at {(snapshot.epoch, snapshot.seq)}")
         if (snapshot.conv.shape, snapshot.ssm.shape) != self._shapes:
             raise ValueError(f"the state has shapes {snapshot.conv.shape} and {snapshot.ssm.shape}")
+        if export.entry_bytes != self._journals.dtype.itemsize:
+            raise ValueError(f"its journal has entries of {export.entry_bytes} bytes")
         _check_alert(export)
         base = self._journals.base(numbers[0], int(head["accepted"][0]), numbers[1], fresh_nonce()).tobytes()
         entries = self._journals.unpack(base + export.entries, head).entries.copy()

@@ -24,7 +24,7 @@ def four_hours() -> tuple[Days, Course]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "in_state", "in_risk"), [("fp32", 0.0, 0.0), ("bf16", 0.12, 0.03), ("int8", 0.08, 0.05)]
+    ("dtype", "in_state", "in_risk"), [("fp32", 0.0, 0.0), ("bf16", 0.25, 0.1), ("int8", 0.15, 0.08)]
 )
 def test_a_state_that_is_handed_over_at_every_snapshot(
     four_hours: tuple[Days, Course], dtype: SnapshotDtype, in_state: float, in_risk: float
@@ -38,7 +38,7 @@ def test_a_state_that_is_handed_over_at_every_snapshot(
     assert np.array_equal(course.logit, truth.logit) == (dtype == "fp32")
 
 
-@pytest.mark.parametrize(("dtype", "in_state", "in_risk"), [("bf16", 0.02, 0.003), ("int8", 0.03, 0.005)])
+@pytest.mark.parametrize(("dtype", "in_state", "in_risk"), [("bf16", 0.02, 0.01), ("int8", 0.04, 0.01)])
 def test_a_state_that_is_handed_over_once(
     four_hours: tuple[Days, Course], dtype: SnapshotDtype, in_state: float, in_risk: float
 ) -> None:

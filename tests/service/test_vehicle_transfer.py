@@ -224,6 +224,7 @@ def test_what_does_not_hold_together_is_refused(here: httpx.Client, vehicle: str
         (changed(now, alert=b"[1]"), 422, "alert"),
         (changed(now, alert=b"{"), 422, "alert"),
         (changed(now, entries=now.entries[: -now.entry_bytes]), 422, "journal"),
+        (changed(now, entries=b"", entry_bytes=1), 422, "journal"),
     ]
     for body, status, reason in cases:
         response = put(here, vehicle, body, if_match="*")
