@@ -6,7 +6,7 @@ from the cache and tried again from what the winner wrote.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,10 +27,11 @@ from service.metrics import Metrics
 from service.residency import Residency
 from service.runs import Runs, group
 from service.samples import Answers, Samples, Status
-from service.sessions import Sessions
+from service.sessions import Sessions, StateVersion
 from service.snapshots import Snapshotter
 from service.stages import Stages
 from service.state_access import Exported, StateAccess
+from service.state_codec import Snapshot, StateCodecError
 from service.store import Outcome, Store
 from service.verdict import NOWHERE, Judgement, judge, refusals
 
@@ -68,6 +69,7 @@ class StateEngine:
         self.layout = HeadLayout(checkpoint.preprocessor(), self.fingerprint)
         self.journals = JournalLayout(checkpoint.config.d_input)
         self.policy = policy
+        self._state_shapes = (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape)
         self._store = store
         self._metrics = metrics
         self._stages = Stages(metrics.stage_seconds)
@@ -122,9 +124,34 @@ class StateEngine:
         Raises:
             StoreUnavailable: nothing was changed, or that is not known.
         """
+        return await self._session(vehicle_id, lambda: self._sessions.begin(vehicle_id))
+
+    async def install(self, vehicle_id: str, snapshot: Snapshot, expected: StateVersion | None = None) -> int:
+        """Begin a session that goes on from a state; its epoch. See `Sessions.install`.
+
+        Raises:
+            StateCodecError: the state belongs to another model, or has other shapes.
+            StateChanged: `expected` is not the version that the store has.
+            StoreUnavailable: nothing was changed, or that is not known.
+        """
+        if snapshot.fingerprint != self.fingerprint:
+            raise StateCodecError(
+                f"the state belongs to model {snapshot.fingerprint}, {self.fingerprint} is in service"
+            )
+        if (snapshot.conv.shape, snapshot.ssm.shape) != self._state_shapes:
+            raise StateCodecError(f"state has shapes {snapshot.conv.shape} and {snapshot.ssm.shape}")
+        return await self._session(vehicle_id, lambda: self._sessions.install(vehicle_id, snapshot, expected))
+
+    async def erase(self, vehicle_id: str) -> bool:
+        """Delete all that the store knows of a vehicle; False if it was not there. Raises StoreUnavailable."""
+        async with self._claims.hold([vehicle_id]):
+            return await self._sessions.erase(vehicle_id)
+
+    async def _session(self, vehicle_id: str, begin: Callable[[], Awaitable[int | None]]) -> int:
+        """Begin a session, again when another worker was faster."""
         async with self._claims.hold([vehicle_id]):
             for _ in range(MAX_ATTEMPTS):
-                epoch = await self._sessions.begin(vehicle_id)
+                epoch = await begin()
                 if epoch is not None:
                     return epoch
                 self._metrics.commit_conflicts.inc()

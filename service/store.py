@@ -38,7 +38,7 @@ OLDEST_REDIS = (6, 2)
 OLDEST_WITH_WAITAOF = (7, 2)
 logger = structlog.get_logger(__name__)
 
-COMMIT, FLIP = Script.read("commit"), Script.read("flip")
+COMMIT, FLIP, ERASE = Script.read("commit"), Script.read("flip"), Script.read("erase")
 Durability = Literal["none", "everysec", "fsync"]  # what an acknowledgement means
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
@@ -139,7 +139,7 @@ class Store:
         entry_bytes: int,
         durability: Durability = "everysec",
     ) -> None:
-        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP), fsync=durability == "fsync")
+        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE), fsync=durability == "fsync")
         self._partitions = partitions
         self._duration = duration
         self._entry_bytes = entry_bytes
@@ -319,6 +319,25 @@ class Store:
         async with self._timed("flip"):
             replies = await self._link.pipeline(commands)
         return cast("list[int]", replies[1::2])
+
+    async def delete(self, vehicle_id: str) -> bool:
+        """Erase a vehicle; False if it was not there.
+
+        What its alerts left in the stream of changes goes with the stream's bound; a snapshot that was being written
+        expires by itself.
+        """
+        at = self._keys(vehicle_id)
+        shared = partition_keys(at.partition)
+        while True:
+            stored = await self.peek(vehicle_id)
+            if stored is None:
+                return False
+            snapshot = self.snapshot_key(vehicle_id, stored)
+            keys = (shared.vehicles, shared.risks, shared.alerts, at.head, at.journal, snapshot or at.head)
+            async with self._timed("delete"):
+                (erased,) = await self._link.pipeline([ERASE.call(keys, (vehicle_id, stored.base))], durable=True)
+            if erased:
+                return True
 
     def snapshot_named_by(self, vehicle_id: str, base: bytes) -> bytes | None:
         """Key of the snapshot that a journal's base names; None for the zero state."""
