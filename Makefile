@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format bench clean prometheus
+.PHONY: help install demo test test-gpu lint format bench chaos clean programs
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/*.?
 demo: $(INSTALLED)  ## Run the service with a live simulated fleet; Ctrl-C stops it
 	@exec $(BIN)/emberwatch demo
 
-test: $(INSTALLED) prometheus  ## Run every test
+test: $(INSTALLED) programs  ## Run every test
 	$(BIN)/python -m pytest
 
 test-gpu: $(INSTALLED)  ## Run the tests that need a CUDA device
@@ -39,10 +39,14 @@ format: $(INSTALLED)  ## Rewrite the code in the project's format
 bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (about eight minutes)
 	$(BIN)/python loadtest/constant_cost.py --start-service
 
-prometheus:  # the scrape test runs a real one; without it that test is skipped, aloud
-	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
-		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
-		|| echo "prometheus is not installed and cannot be: its test will be skipped (Debian: apt-get install prometheus)"
+programs:  # that some tests run; without one of them its tests are skipped, aloud
+	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime; do \
+		command -v $${pair%:*} >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${pair#*:} >/dev/null; } \
+		|| echo "$${pair%:*} is not installed and cannot be: its tests will be skipped (Debian: apt-get install $${pair#*:})"; done
+
+chaos: $(INSTALLED) programs  ## Run the chaos scenarios again and again (EMBERWATCH_CHAOS_ROUNDS, default 10)
+	EMBERWATCH_CHAOS_ROUNDS=$${EMBERWATCH_CHAOS_ROUNDS:-10} $(BIN)/python -m pytest tests/chaos
 
 clean:  ## Remove the environment and caches; the demo's data folder stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build

@@ -18,7 +18,7 @@ from kernels import selective_scan_chunked as chunked
 from model.checkpoint import Checkpoint
 from model.preprocess import Features, preprocess_sequence
 
-__all__ = ["BackendUnavailableError", "ModelRuntime", "Recomputed", "StepScores", "recompute"]
+__all__ = ["BackendUnavailableError", "ModelRuntime", "Recomputed", "StepScores", "recompute", "recompute_fleet"]
 
 Slots = NDArray[np.int64]
 Singles = NDArray[np.float32]
@@ -159,7 +159,13 @@ def recompute(checkpoint: Checkpoint, ts_ms: NDArray[np.int64], signals: Floats)
         ts_ms: (length,) epoch milliseconds, rising, length at least 1.
         signals: (length, n_signals) in wire order, NaN when absent.
     """
-    features = preprocess_sequence(checkpoint.preprocessor(), ts_ms[None], signals[None], np.array([len(ts_ms)]))
+    return recompute_fleet(checkpoint, ts_ms[None], signals[None])[0]
+
+
+def recompute_fleet(checkpoint: Checkpoint, ts_ms: NDArray[np.int64], signals: Floats) -> list[Recomputed]:
+    """`recompute` for sessions of one length at once: ts_ms (n_vehicles, length), signals (n_vehicles, length, n_signals)."""
+    lengths = np.full(len(ts_ms), ts_ms.shape[1])
+    features = preprocess_sequence(checkpoint.preprocessor(), ts_ms, signals, lengths)
     weights = checkpoint.network.weights().to(device=torch.device("cpu"), dtype=torch.float64)
     with torch.inference_mode():
         output, state = network_scan(
@@ -169,8 +175,6 @@ def recompute(checkpoint: Checkpoint, ts_ms: NDArray[np.int64], signals: Floats)
             torch.from_numpy(features.ratio).double(),
             scan=chunked,
         )
-    return Recomputed(
-        conv=state.conv[0].numpy(),
-        ssm=state.ssm[0].numpy(),
-        risk=checkpoint.calibration.risk(output.risk_logit[0].numpy()),
-    )
+    risk = checkpoint.calibration.risk(output.risk_logit.numpy())
+    conv, ssm = state.conv.numpy(), state.ssm.numpy()
+    return [Recomputed(conv=conv[i], ssm=ssm[i], risk=risk[i]) for i in range(len(ts_ms))]

@@ -1,6 +1,7 @@
 """Puts the service together. The only module that knows all the others."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
@@ -19,6 +21,7 @@ from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
+from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
 from service.keys import KeyRing
@@ -26,7 +29,8 @@ from service.metrics import Metrics
 from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate
-from service.routes import alerts, fleet, operations, telemetry, vehicles
+from service.reorder import ReorderWindow, Submit
+from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -69,19 +73,25 @@ def create_app(settings: Settings) -> FastAPI:
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
+            gc.collect()
+            gc.freeze()  # what is here now stays: without this every full collection walks through torch and the tables
             yield
             logger.info("stopping: finishing the samples in hand")
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
     app.state.metrics = metrics
+    hot = [telemetry.router(checkpoint.schema), fleet.router(checkpoint.schema)]
+    routes = [route for router in hot for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(HotPath, routes=routes)
     app.add_middleware(InFlight, budget=Budget(settings.max_inflight_bytes, settings.max_inflight_requests))
     app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
-    app.include_router(telemetry.router(checkpoint.schema))
-    app.include_router(fleet.router(checkpoint.schema))
+    for router in hot:
+        app.include_router(router)
     app.include_router(vehicles.router)
+    app.include_router(state.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
     document = describe(app, keys=ring is not None)
@@ -129,6 +139,7 @@ async def start(
             n_slots=runtime.n_slots,
             max_future_skew_s=settings.max_future_skew_s,
             snapshot_every=settings.snapshot_every,
+            snapshot_dtype=settings.snapshot_dtype,
         ),
     )
     stack.push_async_callback(engine.close)
@@ -152,7 +163,10 @@ async def start(
         store=without_secrets(settings.store),
     )
     rate = sample_rate(settings, url, metrics, stack)
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, rate)
+    submit: Submit = batcher.submit
+    if settings.reorder_window_ms > 0.0:
+        submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
 
 
 def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:

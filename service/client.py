@@ -66,6 +66,10 @@ class Client:
         """Bytes of a GET. Raises ClientError."""
         return self._request("GET", path).content
 
+    def put(self, path: str, data: bytes, headers: dict[str, str]) -> None:
+        """Bytes by PUT. Raises ClientError."""
+        self._request("PUT", path, content=data, headers=headers)
+
     def send(self, vehicle_id: str, samples: list[dict[str, Any]], tally: Tally) -> None:
         """Send one array and count its answers; what is retryable is sent again, in order.
 
@@ -92,16 +96,25 @@ class Client:
             tally.retries += 1
             sleep(delay)
 
-    def _request(self, method: str, path: str, data: Any = None) -> httpx.Response:
+    def _request(self, method: str, path: str, data: Any = None, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, json=data)
+            response = self._http.request(method, path, json=data, **options)
         except httpx.TransportError as error:
             raise Unavailable(f"no answer from {self._http.base_url}: {error}") from error
         if response.status_code in {429, 503}:
             raise Unavailable(problem_detail(response))
         if response.is_error:
-            raise ClientError(f"{method} {path}: {response.status_code}: {problem_detail(response)}")
+            reason = f"{method} {path}: {response.status_code}: {problem_detail(response)}"
+            raise Refused(reason, response.status_code)
         return response
+
+
+class Refused(ClientError):
+    """The service says no; `status` is that of its answer."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Unavailable(ClientError):

@@ -5,7 +5,8 @@
 -- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, then per vehicle:
 --       id, expected version, new head, entries to append,
 --       new base ('' leaves it), expected base ('' takes any), entries to keep when the base is new,
---       what becomes of its alert, line by line ('-' forget, else JSON)
+--       what becomes of its alert, line by line ('-' forget, '=' and JSON: replace it, which is no
+--       news; else JSON: replace and tell)
 -- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 0 (head or base has moved on) or
 -- -1 (the new snapshot is not there).
 local shared, per_key, per_arg, first_arg = 4, 4, 8, 4
@@ -62,6 +63,8 @@ for i = 1, #results do
     for alert in string.gmatch(alerts, '[^\n]+') do
       if alert == '-' then
         redis.call('HDEL', KEYS[3], id)
+      elseif string.sub(alert, 1, 1) == '=' then
+        redis.call('HSET', KEYS[3], id, string.sub(alert, 2))
       else
         redis.call('HSET', KEYS[3], id, alert)
         redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert)

@@ -17,7 +17,7 @@ from service.journal import BASE_DTYPE, KEEP, JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
 from service.snapshots import fresh_nonce
-from service.state_codec import Snapshot, pack_snapshot
+from service.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.store import Commit, Outcome, Rebase, Store
 
 logger = structlog.get_logger(__name__)
@@ -60,6 +60,7 @@ class Committer:
         store: Store,
         metrics: Metrics,
         snapshot_every: int,
+        snapshot_dtype: SnapshotDtype,
     ) -> None:
         self._layout = layout
         self._journals = journals
@@ -68,6 +69,7 @@ class Committer:
         self._store = store
         self._metrics = metrics
         self._longest_replay = longest_replay(snapshot_every)
+        self._snapshot_dtype: SnapshotDtype = snapshot_dtype
 
     def plan(self, slots: Longs, before: Heads, accepted: NDArray[np.uint32], room: int) -> Plan:
         """Which states are wanted of vehicles (n,): their heads before the batch, their counts after it."""
@@ -125,7 +127,8 @@ class Committer:
             epoch, seq = int(head["epoch"]), int(head["seq"])
             base = self._journals.base(epoch, int(head["accepted"]), seq, fresh_nonce()).tobytes()
             before = found.get(i) or Rebase(b"", None, old, KEEP, self._store.snapshot_named_by(vehicle_ids[i], old))
-            state = pack_snapshot(Snapshot(self._layout.fingerprint, epoch, seq, conv[place], ssm[place]))
+            snapshot = Snapshot(self._layout.fingerprint, epoch, seq, conv[place], ssm[place])
+            state = pack_snapshot(snapshot, self._snapshot_dtype)
             found[i] = before._replace(base=base, snapshot=state)
         return found
 

@@ -118,9 +118,10 @@ def check_integers(
 ) -> NDArray[np.int64]:
     """(n,) int64 within [low, high]; `absent` where there is none and where it is refused."""
     if column is None:
-        return np.full(n, absent, np.int64)
+        return filled(n, absent)
     values = integers(column) if set(map(type, column)) == {int} else None
-    if values is not None and not ((values < low) | (values > high)).any():
+    # count_nonzero, here and below: on one row it takes a fifth of the time of any().
+    if values is not None and not np.count_nonzero((values < low) | (values > high)):
         return values
     read = []
     for row, value in enumerate(column):
@@ -130,6 +131,13 @@ def check_integers(
             errors.add(row, field, integer_rule(number, low, high))
         read.append(number if good else absent)
     return np.array(read, np.int64)
+
+
+def filled(n: int, value: int) -> NDArray[np.int64]:
+    """(n,) of one value."""
+    column = np.empty(n, np.int64)
+    column.fill(value)
+    return column
 
 
 def integer_rule(value: int | None, low: int, high: int) -> str:
@@ -145,7 +153,8 @@ def check_signals(
     """(n, n_signals) float64 in the schema's order and units, NaN where absent."""
     names = list(columns)
     lists = list(columns.values())
-    signals = np.full((n, len(table.names)), np.nan)
+    signals = np.empty((n, len(table.names)))
+    signals.fill(np.nan)
     unread: NDArray[np.bool_] | None = None
     if not NUMBERS.issuperset(map(type, chain.from_iterable(lists))):
         lists, unread = refuse_other_kinds(names, lists, n, errors)
@@ -206,9 +215,10 @@ def check_ranges(
 ) -> None:
     """Values outside the schema's range, by the name under which they were sent."""
     low, high = signals < table.minimum, signals > table.maximum
-    if not (low.any() or high.any()):
+    outside = low | high
+    if not np.count_nonzero(outside):
         return
-    for row, place in np.argwhere(low | high).tolist():
+    for row, place in np.argwhere(outside).tolist():
         name, own = sent_as(table, columns, row, place), table.names[place]
         bound = table.minimum[place] if low[row, place] else table.maximum[place]
         rule = f"must be {'at least' if low[row, place] else 'at most'} {bound:g} {table.units[place]}"
@@ -226,16 +236,16 @@ def check_presence(
 ) -> None:
     """A fix has both coordinates or neither; an empty sample says nothing. `unread`: rows that were refused for a value."""
     absent = np.isnan(signals)
-    empty = np.asarray(absent.all(axis=1), np.bool_)
+    empty = np.logical_and.reduce(absent, axis=1)
     if table.latitude is not None and table.longitude is not None:
         alone = absent[:, table.latitude] != absent[:, table.longitude]
-        if alone.any():
+        if np.count_nonzero(alone):
             for row in kept(alone, unread):
                 missing = "latitude" if absent[row, table.latitude] else "longitude"
                 errors.add_once(
                     row, "signals", f"{missing} is missing: latitude and longitude come together or not at all"
                 )
-    if empty.any():
+    if np.count_nonzero(empty):
         for row in kept(empty, unread):
             errors.add_once(row, "signals", "no signal has a value")
 

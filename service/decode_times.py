@@ -53,7 +53,7 @@ def integers(column: list[object]) -> Millis | None:
 def within_range(times: Millis, errors: RowErrors) -> Millis:
     """The same times; those that cannot be a van's clock get an error."""
     outside = (times < EARLIEST_MS) | (times > LATEST_MS)
-    if outside.any():
+    if np.count_nonzero(outside):
         for row in np.flatnonzero(outside).tolist():
             errors.add(row, "ts", RANGE)
     return times

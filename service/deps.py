@@ -12,6 +12,7 @@ from service.decode import Decoder
 from service.engine import StateEngine
 from service.metrics import Metrics
 from service.rate_limit import SampleRate
+from service.reorder import Submit
 from service.settings import Settings
 from service.store import Store
 
@@ -28,6 +29,7 @@ class Running:
     engine: StateEngine
     batcher: MicroBatcher
     decoder: Decoder
+    submit: Submit  # to the batcher, through the reorder window where there is one
     sample_rate: SampleRate | None  # None: no limit
 
 

@@ -24,6 +24,7 @@ SERVER_CONFIG = {
     "maxmemory-policy": "noeviction",
     "proto-max-bulk-len": "512mb",
 }
+REGISTRY = "valkey.db.settings"  # written by the library beside the data
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes, some take fewer
 START_TIMEOUT_S = 120  # a large append-only file takes its time to load
 STOP_POLL_S, STOP_POLLS, DEPARTURE_POLLS = 0.05, 400, 10
@@ -35,7 +36,7 @@ class EmbeddedStore:
     def __init__(self, folder: Path, *, fsync: bool = False) -> None:
         self._durable = "always" if fsync else "everysec"
         self._folder = folder.absolute()
-        self._registry = self._folder / "valkey.db.settings"
+        self._registry = self._folder / REGISTRY
         self._server: Valkey | None = None
         self._lock = threading.Lock()  # the watcher restarts from one thread while a shutdown may stop from another
         self._stopped = False
@@ -119,6 +120,18 @@ def socket_path(folder: Path) -> Path:
     if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
         return path
     return Path(tempfile.gettempdir()) / f"emberwatch-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.socket"
+
+
+def socket_of(folder: Path) -> str:
+    """URL of the Valkey that runs on a data folder.
+
+    Raises:
+        ValueError: none does.
+    """
+    registry = folder.absolute() / REGISTRY
+    if not socket_answers(registry):
+        raise ValueError(f"no embedded store runs on {folder}: start the service, or name a store by its URL")
+    return f"unix://{json.loads(registry.read_text())['unixsocket']}"
 
 
 def socket_answers(registry: Path) -> bool:

@@ -6,7 +6,7 @@ from the cache and tried again from what the winner wrote.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,12 +27,13 @@ from service.metrics import Metrics
 from service.residency import Residency
 from service.runs import Runs, group
 from service.samples import Answers, Samples, Status
-from service.sessions import Sessions, StateVersion
+from service.sessions import Sessions
 from service.snapshots import Snapshotter
 from service.stages import Stages
 from service.state_access import Exported, StateAccess
-from service.state_codec import Snapshot, StateCodecError
+from service.state_codec import SnapshotDtype
 from service.store import Outcome, Store
+from service.vehicle_transfer import VehicleTransfer
 from service.verdict import NOWHERE, Judgement, judge, refusals
 
 logger = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class EngineOptions:
     n_slots: int
     max_future_skew_s: float = 300.0
     snapshot_every: int = 60
+    snapshot_dtype: SnapshotDtype = "fp32"
 
 
 class StateEngine:
@@ -69,7 +71,6 @@ class StateEngine:
         self.layout = HeadLayout(checkpoint.preprocessor(), self.fingerprint)
         self.journals = JournalLayout(checkpoint.config.d_input)
         self.policy = policy
-        self._state_shapes = (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape)
         self._store = store
         self._metrics = metrics
         self._stages = Stages(metrics.stage_seconds)
@@ -77,18 +78,27 @@ class StateEngine:
         self._clock = clock
         self._claims = Claims()
         self._step_thread = ThreadPoolExecutor(1, "step")
-        every = options.snapshot_every
+        every, dtype = options.snapshot_every, options.snapshot_dtype
         self._residency = Residency(
             options.n_slots, self.layout, self.journals, runtime, store, metrics, self._claims, self._step_thread, every
         )
-        self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every)
+        self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every, dtype)
         self._advance = Advance(
             checkpoint, runtime, self.layout, self.journals, policy, metrics, self._stages, self._step_thread
         )
-        self._committer = Committer(self.layout, self.journals, policy, self._residency, store, metrics, every)
+        self._committer = Committer(self.layout, self.journals, policy, self._residency, store, metrics, every, dtype)
         self._sessions = Sessions(self.layout, self.journals, policy, self._residency, store, metrics)
 
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
+        self.transfer = VehicleTransfer(
+            self.layout,
+            self.journals,
+            (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape),
+            self._states,
+            self._residency,
+            self._claims,
+            store,
+        )
 
     async def close(self) -> None:
         """Write the snapshots in hand and end the step thread."""
@@ -124,34 +134,9 @@ class StateEngine:
         Raises:
             StoreUnavailable: nothing was changed, or that is not known.
         """
-        return await self._session(vehicle_id, lambda: self._sessions.begin(vehicle_id))
-
-    async def install(self, vehicle_id: str, snapshot: Snapshot, expected: StateVersion | None = None) -> int:
-        """Begin a session that goes on from a state; its epoch. See `Sessions.install`.
-
-        Raises:
-            StateCodecError: the state belongs to another model, or has other shapes.
-            StateChanged: `expected` is not the version that the store has.
-            StoreUnavailable: nothing was changed, or that is not known.
-        """
-        if snapshot.fingerprint != self.fingerprint:
-            raise StateCodecError(
-                f"the state belongs to model {snapshot.fingerprint}, {self.fingerprint} is in service"
-            )
-        if (snapshot.conv.shape, snapshot.ssm.shape) != self._state_shapes:
-            raise StateCodecError(f"state has shapes {snapshot.conv.shape} and {snapshot.ssm.shape}")
-        return await self._session(vehicle_id, lambda: self._sessions.install(vehicle_id, snapshot, expected))
-
-    async def erase(self, vehicle_id: str) -> bool:
-        """Delete all that the store knows of a vehicle; False if it was not there. Raises StoreUnavailable."""
-        async with self._claims.hold([vehicle_id]):
-            return await self._sessions.erase(vehicle_id)
-
-    async def _session(self, vehicle_id: str, begin: Callable[[], Awaitable[int | None]]) -> int:
-        """Begin a session, again when another worker was faster."""
         async with self._claims.hold([vehicle_id]):
             for _ in range(MAX_ATTEMPTS):
-                epoch = await begin()
+                epoch = await self._sessions.begin(vehicle_id)
                 if epoch is not None:
                     return epoch
                 self._metrics.commit_conflicts.inc()

@@ -1,12 +1,15 @@
--- Deletes everything that the store knows of one vehicle, unless its journal has moved to another snapshot.
+-- Erases one vehicle: everything that belongs to it alone, and its place in what the partition's vehicles share.
 --
--- KEYS  vehicles, risks, alerts, head, journal, snapshot (the head's own key if there is none)
--- ARGV  id, base that names that snapshot ('' if there is no journal)
--- Returns 1, or 0 if the base is another one.
-local base = redis.call('GETRANGE', KEYS[5], 0, 31)
-if base ~= ARGV[2] then return 0 end
+-- KEYS  vehicles, risks, alerts, head, journal, snapshot (the head's own key stands in for one that there is not)
+-- ARGV  id, expected version ('' of a vehicle without head), expected base ('' without journal)
+-- Returns 1 (erased) or 0 (the vehicle has moved on).
+local head, journal = KEYS[4], KEYS[5]
+local function first(key, expected)
+  return redis.call('GETRANGE', key, 0, math.max(#expected, 1) - 1)
+end
+if first(head, ARGV[2]) ~= ARGV[2] or first(journal, ARGV[3]) ~= ARGV[3] then return 0 end
+redis.call('UNLINK', head, journal, KEYS[6])
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
-redis.call('UNLINK', KEYS[4], KEYS[5], KEYS[6])
 return 1

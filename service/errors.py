@@ -55,12 +55,6 @@ class BodyTimeout(ServiceError):
     status, kind = 408, "body-timeout"
 
 
-class StateChanged(ServiceError):
-    """The vehicle's state is not the version that the caller wants to replace."""
-
-    status, kind = 412, "state-changed"
-
-
 class BodyTooLarge(ServiceError):
     """The body, unpacked or not, or what is in it, is over its limit."""
 

@@ -111,7 +111,8 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
 
 def digests(ts_ms: Millis, signals: NDArray[np.float64]) -> NDArray[np.uint64]:
     """64 bits over time and content of each row (XXH64 of both as little-endian bytes)."""
-    rows = np.column_stack([ts_ms.view(np.float64), signals])
+    rows = np.empty((len(signals), signals.shape[1] + 1))
+    rows[:, 0], rows[:, 1:] = ts_ms.view(np.float64), signals
     width, data = rows.itemsize * rows.shape[1], rows.tobytes()
     hashed = [xxhash.xxh64_intdigest(data[at : at + width]) for at in range(0, len(data), width)]
     return np.array(hashed, np.uint64)

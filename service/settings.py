@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.checkpoint import SHIPPED
+from service.state_codec import SnapshotDtype
 
 
 class Settings(BaseSettings):
@@ -36,6 +37,9 @@ class Settings(BaseSettings):
     snapshot_every: int = Field(
         60, ge=1, le=10_000, description="samples of a vehicle between two snapshots of its state; 1 writes through"
     )
+    snapshot_dtype: SnapshotDtype = Field(
+        "fp32", description="fp32 keeps every bit; bf16 and int8 round: docs/state-sizes.md says what that does"
+    )
     durability: Literal["none", "everysec", "fsync"] = Field(
         "everysec",
         description="what an acknowledgement means: the store has it (none, everysec: at most its last second is lost when "
@@ -50,6 +54,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16_777_216, ge=1_024, description="largest request body, unpacked or not")
     max_samples_per_request: int = Field(40_000, ge=1, description="most samples in one request")
     max_vehicles_per_request: int = Field(20_000, ge=1, description="most vehicles in one request")
+    reorder_window_ms: float = Field(
+        0.0, ge=0, le=60_000, description="every sample waits so long for earlier ones of its vehicle; 0: none waits"
+    )
     # Who may send, and how much.
     keys_file: Path | None = Field(None, description="API keys (`emberwatch keys`); without it loopback only")
     rate_limit_samples_per_s: float = Field(0.0, ge=0, description="of one key in the long run; 0: no limit")
@@ -60,6 +67,7 @@ class Settings(BaseSettings):
     max_inflight_requests: int = Field(2_048, ge=1, description="requests being worked on")
     max_connections: int = Field(4_096, ge=1, description="connections; the one longest waited for makes room")
     head_timeout_s: float = Field(10.0, gt=0, description="for the head of a request to arrive")
+    keep_alive_s: int = Field(75, ge=1, description="an idle connection stays open; vans send every five seconds")
     body_timeout_s: float = Field(30.0, gt=0, description="for the body of a request to arrive")
     alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
     resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")

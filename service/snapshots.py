@@ -19,7 +19,8 @@ from service.head import Heads
 from service.journal import BASE_DTYPE, JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
-from service.state_codec import Snapshot, pack_snapshot
+from service.state_codec import SnapshotDtype, pack_snapshots
+from service.state_rounding import roundings
 from service.store import Flip, Outcome, Store
 
 logger = structlog.get_logger(__name__)
@@ -59,13 +60,16 @@ class Snapshotter:
         store: Store,
         metrics: Metrics,
         every: int,
+        dtype: SnapshotDtype,
     ) -> None:
+        roundings()  # compiled now, not when the first snapshot is due
         self._fingerprint = fingerprint
         self._journals = journals
         self._residency = residency
         self._store = store
         self._metrics = metrics
         self._every = every
+        self._dtype: SnapshotDtype = dtype
         self._waiting: deque[Copied] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -112,23 +116,17 @@ class Snapshotter:
 
     def _pack(self, group: list[Copied]) -> list[Flip]:
         """Bytes and checksums, which let the interpreter's lock go."""
+        packed = pack_snapshots(
+            self._fingerprint,
+            [copied.base["epoch"][0] for copied in group],
+            [copied.base["seq"][0] for copied in group],
+            np.stack([copied.conv for copied in group]),
+            np.stack([copied.ssm for copied in group]),
+            self._dtype,
+        )
         return [
-            Flip(
-                copied.vehicle_id,
-                copied.expected,
-                copied.base.tobytes(),
-                pack_snapshot(
-                    Snapshot(
-                        self._fingerprint,
-                        int(copied.base["epoch"][0]),
-                        int(copied.base["seq"][0]),
-                        copied.conv,
-                        copied.ssm,
-                    )
-                ),
-                copied.proof,
-            )
-            for copied in group
+            Flip(copied.vehicle_id, copied.expected, copied.base.tobytes(), snapshot, copied.proof)
+            for copied, snapshot in zip(group, packed, strict=True)
         ]
 
     async def _settle(self, group: list[Copied], outcomes: list[int]) -> None:

@@ -15,7 +15,7 @@ from service.store import ABSENT, Store
 class Exported(NamedTuple):
     """A state as committed."""
 
-    snapshot: Snapshot | None  # None: zero, this model has seen no sample of the session
+    snapshot: Snapshot | None  # None: this model has seen no sample of the session
     nonce: int  # of the commit; with epoch and seq the version of the state
 
 
@@ -46,7 +46,7 @@ class StateAccess:
         await self._residency.load([vehicle_id])
         slots = self._residency.slots([vehicle_id])
         head = self._residency.heads[slots[0]]
-        if not head["samples"] and not self._residency.bases[slots[0]]["nonce"]:
+        if not head["samples"]:
             return Exported(None, int(head["nonce"]))
         loop = asyncio.get_running_loop()
         conv, ssm = await loop.run_in_executor(self._step_thread, self._runtime.read, slots)

@@ -22,10 +22,11 @@ import structlog
 from prometheus_client import Histogram
 from redis.exceptions import RedisError
 
+from service.erasure import forget_transitions
 from service.errors import StoreUnavailable
 from service.head import VERSION, read_version
 from service.journal import BASE_DTYPE, KEEP
-from service.ranking import Ranked, ranked_vehicles
+from service.ranking import Ranked, ranked_vehicles, scored
 from service.redis_link import RedisLink, Script
 from service.redis_nodes import Command
 from service.samples import NO_SEQ
@@ -34,6 +35,7 @@ from service.store_keys import VehicleKeys, partition_keys, vehicle_keys
 ORPHAN_EXPIRY_S = 600
 TRANSITIONS_KEPT = 100_000  # per partition
 COMMITS_PER_CALL = 500  # Lua passes so many vehicles' scores to one command; and a script must not hold up the store
+SCANNED_TOGETHER = 500
 OLDEST_REDIS = (6, 2)
 OLDEST_WITH_WAITAOF = (7, 2)
 logger = structlog.get_logger(__name__)
@@ -320,25 +322,6 @@ class Store:
             replies = await self._link.pipeline(commands)
         return cast("list[int]", replies[1::2])
 
-    async def delete(self, vehicle_id: str) -> bool:
-        """Erase a vehicle; False if it was not there.
-
-        What its alerts left in the stream of changes goes with the stream's bound; a snapshot that was being written
-        expires by itself.
-        """
-        at = self._keys(vehicle_id)
-        shared = partition_keys(at.partition)
-        while True:
-            stored = await self.peek(vehicle_id)
-            if stored is None:
-                return False
-            snapshot = self.snapshot_key(vehicle_id, stored)
-            keys = (shared.vehicles, shared.risks, shared.alerts, at.head, at.journal, snapshot or at.head)
-            async with self._timed("delete"):
-                (erased,) = await self._link.pipeline([ERASE.call(keys, (vehicle_id, stored.base))], durable=True)
-            if erased:
-                return True
-
     def snapshot_named_by(self, vehicle_id: str, base: bytes) -> bytes | None:
         """Key of the snapshot that a journal's base names; None for the zero state."""
         return self._keys(vehicle_id).snapshot_of(base)
@@ -362,6 +345,47 @@ class Store:
         async with self._timed("alerts"):
             replies = await self._link.pipeline([("HVALS", partition_keys(p).alerts) for p in range(self._partitions)])
         return [json.loads(text) for reply in replies for text in reply]
+
+    async def vehicle_ids(self) -> list[str]:
+        """Every vehicle that is there all the while that this takes, and perhaps some that come or go meanwhile."""
+        found: dict[str, None] = {}
+        async with self._timed("scan"):
+            for partition in range(self._partitions):
+                cursor = 0
+                while True:
+                    scan = ("ZSCAN", partition_keys(partition).vehicles, cursor, "COUNT", SCANNED_TOGETHER)
+                    cursor, members = (await self._link.pipeline([scan]))[0]
+                    found |= dict.fromkeys(member.decode() for member, _ in scored(members))
+                    cursor = int(cursor)
+                    if not cursor:
+                        break
+        return list(found)
+
+    async def n_vehicles(self) -> int:
+        """How many vehicles there are."""
+        async with self._timed("scan"):
+            return sum(
+                await self._link.pipeline([("ZCARD", partition_keys(p).vehicles) for p in range(self._partitions)])
+            )
+
+    async def alert_of(self, vehicle_id: str) -> bytes:
+        """The vehicle's last alert as JSON; nothing if it has had none."""
+        alerts = partition_keys(self._keys(vehicle_id).partition).alerts
+        async with self._timed("alerts"):
+            return (await self._link.pipeline([("HGET", alerts, vehicle_id)]))[0] or b""
+
+    async def erase(self, vehicle_id: str, before: Stored | None) -> bool:
+        """Delete everything of a vehicle that is as it was read before; False if it has moved on."""
+        at = self._keys(vehicle_id)
+        shared = partition_keys(at.partition)
+        snapshot = None if before is None else self.snapshot_key(vehicle_id, before)
+        keys = (shared.vehicles, shared.risks, shared.alerts, at.head, at.journal, snapshot or at.head)
+        expected, base = (ABSENT, NO_BASE) if before is None else (version_of(before.head), before.base)
+        async with self._timed("erase"):
+            erased = (await self._link.pipeline([ERASE.call(keys, (vehicle_id, expected, base))]))[0]
+            if erased:
+                await forget_transitions(self._link, shared.transitions, vehicle_id)
+        return bool(erased)
 
     async def stored_bytes(self, vehicle_id: str) -> int:
         """Memory that the store spends on this vehicle's head, journal and snapshot, by its own account."""

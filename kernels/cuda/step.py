@@ -6,6 +6,9 @@ It allocates nothing and waits for nothing, so it can be captured in a CUDA grap
 import ctypes
 import functools
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +23,19 @@ from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
 
-RANKS = (16, 8, 4, 2, 1)
-TWO_HOPS_FROM = 33  # vehicles times ranks: from here on, fetching every rank's sums costs more than a second barrier
+# Fields of StepPlan and vehicles of a tile at most. The first that takes a batch in one round is used, else the last that
+# fits: with few vehicles the weights are the time, and they are read once per cluster; with many, the states are.
+# From a sweep on an H100, docs/kernels.md.
+CUTS: tuple[tuple[Mapping[str, Any], int], ...] = (
+    ({"ranks": 16, "threads": 256}, 1),
+    ({"ranks": 8}, 2),
+    ({"ranks": 4}, 8),
+    ({"ranks": 2}, 8),
+    ({"ranks": 1, "ring": 3}, 8),
+    ({"ranks": 1, "columns": 16, "pipe": 2}, 16),
+)
+# Four ranks and more states than an H100's second-level cache (50 MB) holds: a quarter is kept there, the others pass.
+KEPT_RANKS, KEPT_FROM_BYTES, KEPT = 4, 48 << 20, 25
 
 
 class StepParams(ctypes.Structure):
@@ -59,28 +73,32 @@ class StepKernel:
         StepPlan(config, 1).defines(0)
 
     def plan(self, batch: int) -> tuple[StepPlan, int]:
-        """How a batch is cut, and vehicles per tile.
+        """How a batch is cut, and vehicles per tile; beyond one round, rounds are made even.
 
-        As many ranks as leave every tile a cluster of its own: with few vehicles the weights are the time, and they are
-        read once per cluster. Beyond one round, rounds are made even.
+        Raises:
+            CudaLaunchError: the device holds no block of the kernel.
         """
-        for ranks in RANKS:
-            plan = StepPlan(self._config, ranks, bf16=self._bf16)
+        chosen: tuple[StepPlan, int] | None = None
+        for fields, most in CUTS:
+            plan = StepPlan(self._config, **fields, bf16=self._bf16)
             clusters = self.capacity(plan)
             if clusters == 0:
                 continue
-            if ranks == 1 or clusters * plan.columns >= batch:
-                rounds = -(-batch // (clusters * plan.columns))
-                vans = max(1, -(-batch // (clusters * rounds)))
-                two_hops = ranks > 1 and vans * ranks >= TWO_HOPS_FROM
-                return StepPlan(self._config, ranks, bf16=self._bf16, two_hops=two_hops), vans
-        raise CudaLaunchError(f"{self._device} holds no block of the step kernel")
+            rounds = -(-batch // (clusters * most))
+            chosen = plan, max(1, -(-batch // (clusters * rounds)))
+            if rounds == 1:
+                break
+        if chosen is None:
+            raise CudaLaunchError(f"{self._device} holds no block of the step kernel")
+        plan, vans = chosen
+        if plan.ranks == KEPT_RANKS and batch * self._config.state_bytes > KEPT_FROM_BYTES:
+            plan = replace(plan, kept=KEPT)
+        return plan, vans
 
     def capacity(self, plan: StepPlan) -> int:
-        """Clusters of a plan that the device holds at once."""
+        """Clusters of a plan that the device holds at once; 0 where it makes no sense for the network."""
         if plan not in self._capacity:
-            wasted = plan.ranks > 1 and plan.own * (plan.ranks - 1) >= self._config.d_inner  # a rank would own nothing
-            self._capacity[plan] = 0 if wasted else self._ask_capacity(plan)
+            self._capacity[plan] = self._ask_capacity(plan) if plan.fits and not plan.wasteful else 0
         return self._capacity[plan]
 
     def _ask_capacity(self, plan: StepPlan) -> int:

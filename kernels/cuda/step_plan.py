@@ -5,7 +5,7 @@ from functools import cached_property
 
 from kernels.config import MambaConfig
 
-MOST_SHARED_BYTES = 226 * 1024  # that a block of a Hopper GPU can have
+MOST_SHARED_BYTES = 227 * 1024  # that a block of a Hopper GPU can have
 MOST_RING = 16
 MOST_TABLE_BYTES = 16 * 1024
 MOST_SPLIT_FLOATS = 6 * 1024
@@ -43,11 +43,9 @@ class StepPlan:
     ranks: int  # blocks of a cluster, each owning its share of the channels
     columns: int = 8  # vehicles of a tile at most, 8 or 16
     threads: int = 512
-    two_hops: bool = False  # partial sums are added by one rank and handed out, instead of by every rank for itself
     bf16: bool = False  # weights of the projections
     pipe: int = 4  # fragments of 16 x 16 of weights under way per warp
     kept: int = -1  # percent of the states that the second-level cache keeps, dropping the others first; -1: no advice
-    blocks: int = 1  # on a multiprocessor at once
     ring: int | None = None  # slots of the ring of states; None: as many as fit
 
     @property
@@ -171,7 +169,7 @@ class StepPlan:
         items = self.columns * max(self.model, self.rank_padded + 2 * self.states) // 4
         if self.ranks == 1:
             return 4
-        return 4 * (up(items, self.ranks) if self.two_hops else items * self.ranks)
+        return 4 * items * self.ranks
 
     @property
     def slot_bytes(self) -> int:
@@ -187,12 +185,12 @@ class StepPlan:
         floats = up(floats, 4) + 2 * self.columns * self.own
         floats += self.config.n_layer * self.table if self.tables_shared else 4
         floats += 2 * self.columns
-        return up(up(4 * floats, 8) + 8 * self.columns + 32, 16)
+        return up(up(4 * floats, 8) + 8 * self.columns + 16, 16)
 
     @property
     def ring_slots(self) -> int:
         """Slots of the ring."""
-        fit = (MOST_SHARED_BYTES // self.blocks - self.fixed_bytes) // self.slot_bytes
+        fit = (MOST_SHARED_BYTES - self.fixed_bytes) // self.slot_bytes
         return min(MOST_RING, fit) if self.ring is None else min(self.ring, fit)
 
     @property
@@ -205,19 +203,28 @@ class StepPlan:
         """Fragments of 16 x 16 weights of one rank and layer."""
         return (2 * self.model + 16 * self.projected_tiles + self.model) // 16 * self.own // 16
 
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel can hold the network so cut."""
+        return self.lanes <= MOST_LANES and self.ring_slots >= 1
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether a rank would own no channel."""
+        return self.own * (self.ranks - 1) >= self.config.d_inner
+
     def defines(self, params_bytes: int) -> dict[str, int]:
         """Preprocessor definitions of step.cu. Raises StepPlanError when the network does not fit."""
         config = self.config
-        if self.lanes > MOST_LANES or self.ring_slots < 1:
+        if not self.fits:
             raise StepPlanError(
                 f"the CUDA step holds d_state up to 128 in multiples of 4 (up to 32 otherwise) and states of "
                 f"{self.slot_bytes} B beside {self.fixed_bytes} B of activations in {MOST_SHARED_BYTES} B, not {config}"
             )
         return {
-            "RANKS": self.ranks, "COLUMNS": self.columns, "THREADS": self.threads, "TWO_HOPS": int(self.two_hops),
-            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "BLOCKS": self.blocks, "KEPT": self.kept,
-            "INBOX": self.inbox, "MODEL": self.model,
-            "OWN": self.own, "INPUT_STEPS": self.input_steps, "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
+            "RANKS": self.ranks, "COLUMNS": self.columns, "THREADS": self.threads,
+            "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "KEPT": self.kept,
+            "INBOX": self.inbox, "MODEL": self.model, "OWN": self.own, "INPUT_STEPS": self.input_steps, "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
             "LANES": self.lanes, "RANK_PADDED": self.rank_padded, "PROJECTED_TILES": self.projected_tiles,
             "TOGETHER": self.together, "PARTS": self.parts, "SPLIT_IN": self.split_in,
             "SPLIT_PROJECTED": self.split_projected, "SPLIT_OUT": self.split_out, "SPLIT_HEADS": self.split_heads,

@@ -1,19 +1,19 @@
 """`emberwatch bench`: how fast it is here, beside its peers, once it has proved correct."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from model.benchmarks import StepBenchmark, measure_step
+from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
+from service.benchmark.lanes import LoadError
+from service.benchmark.processes import ProcessError
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
 
 app = typer.Typer(help="Measure this machine; nothing is measured that did not prove correct first.")
-
-
-@app.callback()
-def bench() -> None:
-    """Keeps `step` a subcommand while it is the only one."""
 
 
 @app.command("step")
@@ -49,6 +49,69 @@ def step(
         console.print(table(report["rows"]))
     if not report["correct"]:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+@app.command("ingest")
+def ingest(
+    vans: Annotated[int, typer.Option(min=1, max=1_000, help="Each sends one sample in every batch.")] = 240,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 5,
+    round_s: Annotated[float, typer.Option(min=0.1, max=10.0, help="About how long a round lasts.")] = 3.0,
+    in_flight: Annotated[int, typer.Option(min=1, max=16, help="Batches on their way at once.")] = 2,
+    connections: Annotated[int, typer.Option(min=1, help="Single samples on their way at once.")] = 64,
+    mode: Annotated[list[str] | None, typer.Option(help=f"{JOURNAL} or {WRITE_THROUGH} [both].")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="name=value of the service; may be repeated.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="For the stores' files, gigabytes [a temporary one].")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure a service on one core, with store (everysec) and client on another: batches, single posts, store traffic.
+
+    Exit code 1 if the service gave a wrong state, did not apply a sample or did not answer: then nothing is reported.
+    """
+    with refusing(ValueError, ProcessError):
+        modes = tuple(mode or (JOURNAL, WRITE_THROUGH))
+        if unknown := set(modes) - {JOURNAL, WRITE_THROUGH}:
+            raise ValueError(f"mode must be {JOURNAL} or {WRITE_THROUGH}, got {', '.join(sorted(unknown))}")
+        options = IngestOptions(
+            vans=vans, rounds=rounds, round_s=round_s, in_flight=in_flight, connections=connections, modes=modes,
+            settings=dict(pair(text) for text in setting or ()), folder=folder,
+        )  # fmt: skip
+        try:
+            report = measure_ingest(options, lambda line: console.print(line, highlight=False))
+        except LoadError as error:
+            console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
+            raise typer.Exit(ANSWER_IS_NO) from error
+    console.print(profile(report["rows"]), highlight=False, soft_wrap=True)
+    console.print(figures(report["rows"]), highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(report)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`name=value` in two. Raises ValueError."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a setting is name=value, got {text}")
+    return name, value
+
+
+def profile(rows: list[dict[str, Any]]) -> str:
+    """Where the time of one sample goes, by the service's own clocks; stages may contain each other, and waiting."""
+    stages = [row for row in rows if row["name"] == "stage_time"]
+    stages.sort(key=lambda row: (row["params"]["mode"], -row["value"]))
+    return "\n".join(
+        f"{r['params']['mode']:<14} {r['params']['stage']:<50} {r['value']:10.2f} us/sample" for r in stages
+    )
+
+
+def figures(rows: list[dict[str, Any]]) -> str:
+    """The report for people."""
+    return "\n".join(
+        f"{r['params']['mode']:<14} {r['name']:<24} {r['value']:12,.1f} {r['unit']:<10} [{r['lo']:,.1f} to {r['hi']:,.1f}]"
+        + ("" if r["ratio"] is None else f"  {r['ratio']:.1f} x as good as {r['peer']}")
+        for r in rows
+        if r["name"] != "stage_time"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

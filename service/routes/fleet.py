@@ -7,14 +7,13 @@ from model.channels import ChannelSchema
 from service.deps import get_running
 from service.request_body import fleet_samples
 from service.routes.bodies import fleet_body
-from service.routes.hot_route import HotRoute
 from service.routes.schemas import Summary, problems
 from service.routes.telemetry import MINIMAL, PREFER_PARAMETER, WAIT, all_answers, answers_for
 
 
 def router(schema: ChannelSchema) -> APIRouter:
     """The route; its documented body follows the checkpoint's signals."""
-    routes = APIRouter(tags=["telemetry"], route_class=HotRoute)
+    routes = APIRouter(tags=["telemetry"])
 
     @routes.post(
         "/v1/telemetry",

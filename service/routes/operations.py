@@ -15,7 +15,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/v1/model", summary="The model in service")
 async def get_model(running: RunningDep) -> ModelInfo:
     """What is being served, from what data it was learned, and the fixed upper bound of what one vehicle costs."""
-    checkpoint, config = running.checkpoint, running.checkpoint.config
+    checkpoint, config, settings = running.checkpoint, running.checkpoint.config, running.settings
     return ModelInfo(
         fingerprint=running.engine.fingerprint,
         backend=running.runtime.backend,
@@ -28,7 +28,7 @@ async def get_model(running: RunningDep) -> ModelInfo:
         config=asdict(config),
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
         channels=[asdict(channel) for channel in checkpoint.schema.channels],
-        bytes_per_vehicle=vehicle_bytes(checkpoint, running.settings.snapshot_every),
+        bytes_per_vehicle=vehicle_bytes(checkpoint, settings.snapshot_every, settings.snapshot_dtype),
         provenance=checkpoint.provenance,
     )
 

@@ -210,12 +210,13 @@ class ModelInfo(BaseModel):
             "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],
             "channels": [{"name": "speed", "unit": "m/s", "source": "speed"}],
             "bytes_per_vehicle": {
-                "head": 1240,
-                "journal": 53056,
+                "head": 1504,
+                "journal": 57568,
                 "state": 274432,
-                "snapshot": 274488,
-                "total_in_store": 328784,
-                "total_in_worker": 278272,
+                "snapshot": 327904,
+                "index": 2048,
+                "total_in_store": 389024,
+                "total_in_worker": 278264,
             },
             "provenance": {"data": "simulated fleet", "seed": 0},
         }

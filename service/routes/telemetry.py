@@ -26,7 +26,6 @@ from service.errors import (
 from service.keys import ApiKey
 from service.request_body import vehicle_samples
 from service.routes.bodies import vehicle_body
-from service.routes.hot_route import HotRoute
 from service.routes.schemas import Item, Summary, problems
 from service.samples import ACCEPTED, NO_SEQ, Answers, Status
 
@@ -65,7 +64,7 @@ WAIT = {"Retry-After": {"description": "seconds, when an item is `deferred`", "s
 
 def router(schema: ChannelSchema) -> APIRouter:
     """The route; its documented body follows the checkpoint's signals."""
-    routes = APIRouter(tags=["telemetry"], route_class=HotRoute)
+    routes = APIRouter(tags=["telemetry"])
 
     @routes.post(
         "/v1/vehicles/{vehicle_id}/telemetry",  # noqa: FAST003  (read from the request)
@@ -115,7 +114,7 @@ async def answers_for(request: Request, running: Running, decoded: Decoded) -> A
     try:
         if running.sample_rate is not None:
             await running.sample_rate.take(sender(request), decoded.n)
-        applied = await running.batcher.submit(decoded.samples)
+        applied = await running.submit(decoded.samples)
     except (RateLimited, QueueFull, NotReady) as error:
         count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
         count_verdicts(running, Status.INVALID, n_bad)

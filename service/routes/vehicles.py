@@ -1,4 +1,4 @@
-"""Vehicles: sessions, status, list, and the recurrent state itself. Everything is read from the store, not the cache."""
+"""Vehicles: sessions, status and list. Everything is read from the store, not the cache."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ import re
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 
 from service.decode_columns import VEHICLE_ID_PATTERN
@@ -18,7 +18,6 @@ from service.ranking import Ranked
 from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
 from service.samples import NO_SEQ
-from service.state_codec import pack_snapshot
 
 router = APIRouter(tags=["vehicles"])
 
@@ -27,12 +26,6 @@ class InvalidCursor(ServiceError):
     """The cursor is not one that this list gave out."""
 
     status, kind = 422, "invalid-parameter"
-
-
-class NoState(ServiceError):
-    """The vehicle has no recurrent state yet in this session."""
-
-    status, kind = 404, "no-state"
 
 
 @router.post(
@@ -70,33 +63,6 @@ async def get_vehicle(vehicle_id: VehicleIdPath, running: RunningDep) -> Vehicle
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
     vehicle = describe(running, vehicle_id, head)
     return VehicleDetail(**vehicle.model_dump(), stored_bytes=await running.store.stored_bytes(vehicle_id))
-
-
-@router.get(
-    "/v1/vehicles/{vehicle_id}/state",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "the layout is documented in docs/state.md; ETag is the version of the state",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        },
-        **problems(404, 422, 503),
-    },
-    summary="Export the recurrent state",
-)
-async def get_state(vehicle_id: VehicleIdPath, running: RunningDep) -> Response:
-    """The recurrent state as committed, with its header (fingerprint, shapes, epoch, seq, checksum)."""
-    exported = await running.engine.state(vehicle_id)
-    if exported is None:
-        raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
-    snapshot, nonce = exported
-    if snapshot is None:
-        raise NoState(
-            f"{vehicle_id} has no state: no sample was accepted in this session, or its snapshot is gone",
-            vehicle_id=vehicle_id,
-        )
-    headers = {"ETag": f'"{snapshot.epoch}-{snapshot.seq}-{nonce:016x}"'}
-    return Response(pack_snapshot(snapshot), media_type="application/octet-stream", headers=headers)
 
 
 def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:

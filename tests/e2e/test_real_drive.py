@@ -16,7 +16,7 @@ import pytest
 
 from model.recordings import read_recording
 from service.client import Client, Tally, wire_samples
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess, wait_until
 
 ROWS = 964
@@ -54,7 +54,7 @@ def in_vehicle(service: ServiceProcess, vehicle: str) -> int:
 
 def ssm_state(service: ServiceProcess, vehicle: str) -> np.ndarray:
     """The state as the API gives it."""
-    return unpack_snapshot(httpx.get(f"{service.url}/v1/vehicles/{vehicle}/state").content).ssm
+    return unpack_export(httpx.get(f"{service.url}/v1/vehicles/{vehicle}/state").content).snapshot().ssm
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.journal import KEEP
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.service.conftest import START_MS, sample
 
 
@@ -33,8 +33,8 @@ def test_one_by_one_equals_an_array(http: httpx.Client, vehicle: str) -> None:
     singles = [http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(i)).json() for i in range(12)]
     array = send(http, other, 0, 12).json()["items"]
     assert [item["risk"] for item in singles] == pytest.approx([item["risk"] for item in array], rel=1e-5)
-    one = unpack_snapshot(http.get(f"/v1/vehicles/{vehicle}/state").content)
-    two = unpack_snapshot(http.get(f"/v1/vehicles/{other}/state").content)
+    one = unpack_export(http.get(f"/v1/vehicles/{vehicle}/state").content).snapshot()
+    two = unpack_export(http.get(f"/v1/vehicles/{other}/state").content).snapshot()
     assert one.ssm == pytest.approx(two.ssm, rel=1e-4, abs=1e-6)
 
 

@@ -4,14 +4,16 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import zstandard
 
-from service.state_codec import unpack_snapshot
+from service.vehicle_export import unpack_export
 from tests.processes import ServiceProcess
 from tests.service.conftest import START_MS, sample
 from tests.service.test_bad_input import assert_problem
@@ -43,8 +45,8 @@ def test_a_fleet_batch_equals_samples_sent_one_by_one(shape: str, http: httpx.Cl
     for van in range(3):
         risks = [item["risk"] for item in answer["items"][van::3]]
         assert risks == pytest.approx([item["risk"] for item in alone], rel=1e-5)
-    one = unpack_snapshot(http.get(f"/v1/vehicles/{vehicle}.alone/state").content)
-    two = unpack_snapshot(http.get(f"/v1/vehicles/{vehicle}.2/state").content)
+    one = unpack_export(http.get(f"/v1/vehicles/{vehicle}.alone/state").content).snapshot()
+    two = unpack_export(http.get(f"/v1/vehicles/{vehicle}.2/state").content).snapshot()
     assert two.ssm == pytest.approx(one.ssm, rel=1e-4, abs=1e-6)
 
 
@@ -190,3 +192,49 @@ def test_an_array_of_one_is_answered_as_an_array(http: httpx.Client, vehicle: st
     assert response.status_code == 207
     assert http.post(f"/v1/vehicles/{vehicle}/telemetry", json=[sample(1)]).status_code == 207
     assert http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(1)).status_code == 409
+
+
+def history(n: int) -> dict[str, list[object]]:
+    """N samples of one van, five seconds apart, as columns."""
+    rows = [sample(i) for i in range(n)]
+    signals = {name: [row["signals"][name] for row in rows] for name in rows[0]["signals"]}
+    signals["state_of_charge"] = [80.0 - 1e-3 * i for i in range(n)]
+    signals["latitude"] = [48.0 + 1e-5 * i for i in range(n)]
+    return {"ts": [row["ts"] for row in rows], "seq": [row["seq"] for row in rows], **signals}
+
+
+def test_48_hours_of_history_in_one_call(tmp_path: Path, vehicle: str) -> None:
+    """34,560 samples of one van fit the default limits, in three shapes, and give the state of the same sent in pieces."""
+    n = 34_560
+    columns = history(n)
+    service = ServiceProcess(tmp_path).start()
+    minimal = {"Prefer": "return=minimal"}
+    try:
+        with httpx.Client(base_url=service.url, timeout=120.0, headers=minimal) as client:
+            whole = f"/v1/vehicles/{vehicle}.whole/telemetry"
+            answer = client.post(whole, json={"columns": columns})
+            assert answer.json() == {"applied": n, "duplicate": 0, "rejected": 0, "items": []}
+            for start in range(0, n, 5_000):
+                part = {name: column[start : start + 5_000] for name, column in columns.items()}
+                client.post(f"/v1/vehicles/{vehicle}.parts/telemetry", json={"columns": part}).raise_for_status()
+            names = set(columns) - {"ts", "seq"}
+            rows = [
+                {"ts": columns["ts"][i], "seq": i, "signals": {name: columns[name][i] for name in names}}
+                for i in range(n)
+            ]
+            assert client.post(whole, json=rows).json()["duplicate"] == n
+            lines, form = as_shape(rows, "ndjson")
+            headers = {"Content-Type": form, "Content-Encoding": "zstd"}
+            assert client.post(whole, content=zstandard.compress(lines), headers=headers).json()["duplicate"] == n
+            states = [
+                unpack_export(client.get(f"/v1/vehicles/{vehicle}.{name}/state").content).snapshot()
+                for name in ("whole", "parts")
+            ]
+            vans = [client.get(f"/v1/vehicles/{vehicle}.{name}").json() for name in ("whole", "parts")]
+    finally:
+        service.stop_if_running()
+    assert states[0].seq == states[1].seq == n - 1
+    error = np.linalg.norm(states[0].ssm - states[1].ssm) / np.linalg.norm(states[1].ssm)
+    assert error < 1e-4
+    assert vans[0]["risk"] == pytest.approx(vans[1]["risk"], rel=1e-3)
+    assert vans[0]["samples"] == n

@@ -1,6 +1,7 @@
 """API keys: stored as hashes, asked for by scope, rotated under a running service."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from service.access import scope_of
+from service.client import Client, ClientError, Tally
 from service.keys import LOOK_AGAIN_S, KeyRing, KeysFileError, edit_keys, hash_secret, identify, new_key, read_keys
 from tests.processes import ServiceProcess, wait_until
 from tests.service.conftest import sample
@@ -291,3 +293,37 @@ def test_keys_never_reach_the_log(guarded: httpx.Client, guarded_service: Servic
     guarded.get("/v1/vehicles", headers=bearer(f"{key}x"))
     assert key not in guarded_service.log
     assert "ew_" not in guarded_service.log
+
+
+def test_the_client_sends_its_key(guarded_service: ServiceProcess, keys_file: Path, vehicle: str) -> None:
+    """As replay and demo use it; without a key it says what the service said."""
+    key = create(keys_file, "ingest", "read")
+    time.sleep(LOOK_AGAIN_S + 0.1)
+    tally = Tally()
+    with Client(guarded_service.url, key) as client:
+        client.send(vehicle, [sample(i) for i in range(5)], tally)
+        assert client.get(f"/v1/vehicles/{vehicle}")["seq"] == 4
+        with pytest.raises(ClientError, match="403: this needs a key with scope admin"):
+            client.post(f"/v1/vehicles/{vehicle}/sessions")
+    assert tally.statuses == {"applied": 5}
+    with Client(guarded_service.url) as nobody, pytest.raises(ClientError, match="401: send an API key"):
+        nobody.get("/v1/vehicles")
+
+
+def test_replay_takes_its_key_from_the_environment(
+    guarded_service: ServiceProcess, keys_file: Path, vehicle: str, tmp_path: Path
+) -> None:
+    """`emberwatch replay` with EMBERWATCH_API_KEY; without it, exit code 2 and the service's words."""
+    key = create(keys_file, "ingest")
+    recording = tmp_path / "drive.csv"
+    recording.write_text("ts,speed\n" + "".join(f"{sample(i)['ts']},{i}\n" for i in range(4)))
+    options = ["--format", "csv", "--vehicle", vehicle, "--url", guarded_service.url, "--json"]
+    command = [sys.executable, "-m", "service.cli", "replay", str(recording), *options]
+    time.sleep(LOOK_AGAIN_S)
+    environment = {**os.environ, "EMBERWATCH_API_KEY": key}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["applied"] == 4
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "send an API key" in refused.stderr

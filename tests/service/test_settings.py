@@ -1,5 +1,7 @@
 """Settings refuse what cannot work, by name."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -12,6 +14,7 @@ def test_other_than_loopback_needs_an_explicit_word() -> None:
     with pytest.raises(ValidationError, match="not loopback"):
         Settings(host="0.0.0.0")  # noqa: S104
     assert Settings(host="0.0.0.0", allow_open_network=True).host == "0.0.0.0"  # noqa: S104
+    assert Settings(host="0.0.0.0", keys_file=Path("keys.json")).host == "0.0.0.0"  # noqa: S104
     assert is_loopback("::1")
     assert is_loopback("localhost")
     assert not is_loopback("example.org")
@@ -30,6 +33,8 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
     """A batch must fit the slots, a request the queue."""
     with pytest.raises(ValidationError, match=r"slots \(100\) must exceed max_batch_size"):
         Settings(slots=100)
+    with pytest.raises(ValidationError, match="must hold two bodies"):
+        Settings(max_body_bytes=200_000_000)
     with pytest.raises(ValidationError, match="must fit max_queue"):
         Settings(max_queue=10)
 

@@ -75,7 +75,7 @@ struct Shared {
     float scale[COLUMNS];                // 1 / rms(x)
     float ratio[COLUMNS];
     long long slot[COLUMNS];
-    Mail mail[2][2];                     // of both inboxes, for each hop
+    Mail mail[2];                        // of the inboxes
     alignas(16) Vector ring[RING][TOGETHER][THREADS];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES && sizeof(StepParams) == PARAMS_BYTES, "differs from the caller's");
@@ -237,11 +237,10 @@ __device__ __forceinline__ Pack<float, 4> total4(const float* partial, int strid
 }
 
 // to[van][...] = (ADD ? to : 0) + the partial sums (SPLIT, COLUMNS, stride) of all ranks, for `vans` vehicles and WIDTH
-// rows of each, in every block of the cluster. Starts with a barrier; afterwards every thread may read `to`.
+// rows of each, in every block of the cluster. Starts and ends with a barrier.
 //
-// With one hop every rank gets all parts of all others and adds them up. With two, item i is rank i % RANKS's, which gets
-// its parts, adds them up and hands the sum to every rank. Nobody sends into an inbox before it has been emptied: between
-// two uses of one lies a use of the other, which waits for every rank.
+// Every rank sends its parts to all others and adds up what it gets. Nobody sends into an inbox before it has been
+// emptied: between two uses of one lies a use of the other, which waits for every rank.
 template <int SPLIT, int WIDTH, bool ADD>
 __device__ __forceinline__ void add_up(float* to, int to_stride, const float* partial, int stride, float* inbox, Mail* mail,
                                        int parity, int vans, int rank) {
@@ -257,44 +256,15 @@ __device__ __forceinline__ void add_up(float* to, int to_stride, const float* pa
         store4(to + van * to_stride + row, sum);
     }
     __syncthreads();
-#elif TWO_HOPS
-    const int own_items = (items - rank + RANKS - 1) / RANKS;
-    if (threadIdx.x == 0) {
-        expect_bytes(&mail[0], own_items * RANKS * 16);
-        expect_bytes(&mail[1], items * 16);
-    }
-#pragma unroll 1
-    for (int item = threadIdx.x; item < items; item += THREADS) {
-        Pack<float, 4> sum = total4<SPLIT>(partial, stride, item / QUADS, item % QUADS * 4);
-        send(inbox + (item / RANKS * RANKS + rank) * 4, &mail[0], item % RANKS, sum);
-    }
-    wait_for_mail(&mail[0], parity);
-    const int peer = threadIdx.x % RANKS;
-#pragma unroll 1
-    for (int first = 0; first < own_items; first += THREADS / RANKS) {
-        int own = first + threadIdx.x / RANKS;
-        bool valid = own < own_items;
-        int item = valid ? own * RANKS + rank : 0;
-        float* at = to + item / QUADS * to_stride + item % QUADS * 4;
-        Pack<float, 4> sum = load4(inbox + (valid ? own * RANKS + peer : 0) * 4);
-#pragma unroll
-        for (int mask = 1; mask < RANKS; mask *= 2)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum.at[i] += exchange(sum.at[i], mask);
-        if (ADD) sum = add4(load4(at), sum);
-        sync_warp();  // every lane has read `to` before any overwrites it
-        if (valid) send(at, &mail[1], peer, sum);
-    }
-    wait_for_mail(&mail[1], parity);
 #else
-    if (threadIdx.x == 0) expect_bytes(&mail[0], items * RANKS * 16);
+    if (threadIdx.x == 0) expect_bytes(mail, items * RANKS * 16);
 #pragma unroll 1
     for (int i = threadIdx.x; i < items * RANKS; i += THREADS) {
         int item = i % items, peer = (i / items + rank) % RANKS;
         Pack<float, 4> sum = total4<SPLIT>(partial, stride, item / QUADS, item % QUADS * 4);
-        send(inbox + (rank * items + item) * 4, &mail[0], peer, sum);
+        send(inbox + (rank * items + item) * 4, mail, peer, sum);
     }
-    wait_for_mail(&mail[0], parity);
+    wait_for_mail(mail, parity);
 #pragma unroll 1
     for (int item = threadIdx.x; item < items; item += THREADS) {
         float* at = to + item / QUADS * to_stride + item % QUADS * 4;
@@ -519,14 +489,7 @@ __device__ __forceinline__ void step_sizes(Shared& s, const StepParams& p, const
     }
 }
 
-#ifdef TRACE
-extern "C" __device__ long long trace[256];
-__device__ long long trace[256];
-#define MARK() if (threadIdx.x == 0 && blockIdx.x == 0 && tile == cluster) trace[marks++] = clock64();
-#else
-#define MARK()
-#endif
-extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
 network_step(const __grid_constant__ StepParams p) {
     Shared& s = *reinterpret_cast<Shared*>(block_memory());
     const int rank = blockIdx.x % RANKS, cluster = blockIdx.x / RANKS;
@@ -547,7 +510,7 @@ network_step(const __grid_constant__ StepParams p) {
     int place = 0, parity = 0;
 #if RANKS > 1
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 4; ++i) open_mail(&s.mail[0][0] + i);
+        for (Mail& mail : s.mail) open_mail(&mail);
     }
     sync_cluster();  // nobody sends before all are open
 #endif
@@ -611,7 +574,7 @@ network_step(const __grid_constant__ StepParams p) {
             // Few ranks have no registers to spare, and their time is the states'.
             if (RANKS > 2) load_decays(A, decay, own, 0);
             add_up<SPLIT_PROJECTED, PROJECTED, false>(&s.projected[0][0], PROJECTED_SUMS, s.scratch, PROJECTED_SUMS,
-                                                      s.inbox[0], s.mail[0], parity, vans, rank);
+                                                      s.inbox[0], &s.mail[0], parity, vans, rank);
             if (RANKS <= 2) load_decays(A, decay, own, 0);
             step_sizes(s, p, table, vans);
             __syncthreads();
@@ -620,7 +583,7 @@ network_step(const __grid_constant__ StepParams p) {
             __syncthreads();
             out_proj.run(&s.act[0][0], OWN_STRIDE, s.scratch, MODEL_SUMS);
             in_proj = InProj(layers + ((layer + 1LL) * RANKS + rank) * LAYER_FRAGMENTS * FRAGMENT, layer + 1 < N_LAYER);
-            add_up<SPLIT_OUT, MODEL, true>(&s.x[0][0], MODEL_STRIDE, s.scratch, MODEL_SUMS, s.inbox[1], s.mail[1],
+            add_up<SPLIT_OUT, MODEL, true>(&s.x[0][0], MODEL_STRIDE, s.scratch, MODEL_SUMS, s.inbox[1], &s.mail[1],
                                            parity, vans, rank);
             parity ^= 1;
         }

@@ -22,17 +22,19 @@ CASES = [
     pytest.param(SMALL, {"ranks": 1, "threads": 128}, 8, 19, id="several tiles, one block"),
     pytest.param(SMALL, {"ranks": 1, "columns": 16, "threads": 128}, 16, 19, id="sixteen columns"),
     pytest.param(SMALL, {"ranks": 2, "threads": 128}, 2, 5, id="two ranks"),
-    pytest.param(SMALL, {"ranks": 2, "threads": 64, "two_hops": True}, 8, 13, id="two ranks, two hops"),
-    pytest.param(WIDE, {"ranks": 4, "threads": 128, "two_hops": True}, 4, 7, id="four ranks, two hops"),
+    pytest.param(SMALL, {"ranks": 2, "threads": 64}, 8, 13, id="two ranks, two tiles"),
+    pytest.param(WIDE, {"ranks": 4, "threads": 128, "kept": 25}, 4, 7, id="four ranks, a share kept"),
     pytest.param(WIDE, {"ranks": 8, "threads": 64}, 3, 7, id="eight ranks"),
     pytest.param(ODD, {"ranks": 1, "threads": 64}, 8, 9, id="odd sizes"),
     pytest.param(ODD, {"ranks": 2, "threads": 64}, 1, 3, id="odd sizes, two ranks"),
     pytest.param(DEEP_STATE, {"ranks": 1, "threads": 64}, 8, 9, id="state of 128"),
     pytest.param(SMALL, {"ranks": 1, "threads": 64, "ring": 1}, 4, 9, id="a ring of one"),
     pytest.param(SMALL, {"ranks": 2, "threads": 96}, 4, 9, id="three warps"),
+    pytest.param(WIDE, {"ranks": 2, "threads": 64, "pipe": 2}, 4, 7, id="two fragments ahead"),
+    pytest.param(WIDE, {"ranks": 1, "threads": 128, "pipe": 3, "ring": 2}, 4, 5, id="three fragments ahead"),
     pytest.param(FULL, {"ranks": 1}, 8, 9, id="full, one block"),
     pytest.param(FULL, {"ranks": 4}, 8, 9, id="full, four ranks"),
-    pytest.param(FULL, {"ranks": 16, "two_hops": True}, 3, 4, id="full, sixteen ranks"),
+    pytest.param(FULL, {"ranks": 16, "threads": 256}, 3, 4, id="full, sixteen ranks"),
     pytest.param(FULL, {"ranks": 16}, 1, 1, id="full, sixteen ranks, one vehicle"),
 ]
 
@@ -94,6 +96,25 @@ def test_rounded_weights(device: torch.device) -> None:
     kernel = StepKernel(SMALL, weights, device, bf16=True)
     kernel.run(pool, slots, features.to(device), ratio.to(device), out)
     assert_close({"risk": out[:, -1], "ssm": pool.read(slots).ssm}, {"risk": truth.risk_logit, "ssm": after.ssm}, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "columns", "vans", "kept"),
+    [
+        (1, 16, 8, 1, -1), (7, 16, 8, 1, -1), (8, 8, 8, 1, -1), (30, 8, 8, 2, -1), (31, 4, 8, 2, -1), (64, 4, 8, 3, -1),
+        (240, 4, 8, 8, 25), (500, 2, 8, 8, -1), (1_024, 1, 8, 8, -1), (1_100, 1, 16, 9, -1), (2_300, 1, 16, 9, -1),
+        (16_384, 1, 16, 16, -1),
+    ],
+)  # fmt: skip
+def test_cuts_as_measured(
+    monkeypatch: pytest.MonkeyPatch, batch: int, ranks: int, columns: int, vans: int, kept: int
+) -> None:
+    """On a device that holds as many clusters as an H100, a batch is cut as the sweep found best, in even rounds."""
+    config = MambaConfig(d_input=22, n_channels=9)
+    kernel = StepKernel(config, random_weights(config), torch.device("cpu"))
+    monkeypatch.setattr(kernel, "_ask_capacity", lambda plan: {16: 7, 8: 15, 4: 30, 2: 66, 1: 132}[plan.ranks])
+    plan, found = kernel.plan(batch)
+    assert (plan.ranks, plan.columns, found, plan.kept) == (ranks, columns, vans, kept)
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:

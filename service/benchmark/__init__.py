@@ -1,0 +1,1 @@
+"""`emberwatch bench ingest`: a pinned service under load, measured from outside once it has proved correct."""

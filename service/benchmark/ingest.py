@@ -1,0 +1,272 @@
+"""What `emberwatch bench ingest` measures, in which order, and the report.
+
+Every round is sized by ticks (one sample of each van) and ends early at a limit on time. A mode is measured only after
+the states that it produced were the offline scan's, and once more at its end.
+"""
+
+import math
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from model.benchmarks import describe_device, this_commit
+from model.checkpoint import load_checkpoint
+from model.runtime import recompute_fleet
+from service.benchmark.bodies import BenchFleet, ts_of
+from service.benchmark.lanes import Lane, LoadError, at_times, close, connect, in_order
+from service.benchmark.processes import BenchServer, BenchStore, Cores, running_server, running_store
+from service.settings import Settings
+from service.vehicle_export import unpack_export
+
+Row = dict[str, Any]
+
+TOLERANCE = 1e-4  # promise 1
+PROVING_TICKS = 12
+WARM_UP_TICKS = 90  # beyond the first snapshots of all vans
+OPEN_LOOP_SHARE = 0.7
+ROUND_LIMIT_S = 20.0
+SNAPSHOT_WITH_EVERY_SAMPLE = {"snapshot_every": 1} if "snapshot_every" in Settings.model_fields else {}
+WRITE_THROUGH = "write-through"
+JOURNAL = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What to measure.
+
+    Attributes:
+        vans: each sends one sample in every batch.
+        rounds: of each measurement; the report has median, lowest and highest.
+        round_s: about how long a round lasts.
+        in_flight: batches on their way at once, each on a connection of its own, sent in order.
+        connections: single samples on their way at once.
+        modes: "journal", "write-through".
+        settings: of the service, beside those that a mode sets.
+        folder: for the stores' files; a temporary one if None.
+    """
+
+    vans: int = 240
+    rounds: int = 5
+    round_s: float = 3.0
+    in_flight: int = 2
+    connections: int = 64
+    modes: tuple[str, ...] = (JOURNAL, WRITE_THROUGH)
+    settings: Mapping[str, object] | None = None
+    folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Bench:
+    """One mode under measurement."""
+
+    mode: str
+    options: IngestOptions
+    server: BenchServer
+    store: BenchStore
+    fleet: BenchFleet
+    say: Callable[[str], None]
+
+    def row(self, name: str, values: Sequence[float], unit: str, **params: Any) -> Row:
+        """A row of the report from one value of each round."""
+        return {
+            "name": name, "params": {"mode": self.mode, **params}, "unit": unit,
+            "value": statistics.median(values), "lo": min(values), "hi": max(values),
+            "peer": None, "ratio": None, "floor": None,
+        }  # fmt: skip
+
+    def prove(self, vans: Sequence[int]) -> None:
+        """Every van has each tick exactly once, and these vans' states are those of the offline scan.
+
+        Raises:
+            LoadError: something is wrong, and nothing about this service is worth measuring.
+        """
+        fleet, checkpoint = self.fleet, load_checkpoint()
+        held = {v["vehicle_id"]: v for v in orjson.loads(self.server.get("/v1/vehicles?limit=1000"))["vehicles"]}
+        wanted = (fleet.ticks, fleet.ticks - 1)
+        wrong = [n for n in fleet.names if n not in held or (held[n]["samples"], held[n]["seq"]) != wanted]
+        if wrong:
+            raise LoadError(f"{len(wrong)} vans do not have {fleet.ticks} samples, such as {held.get(wrong[0])}")
+        ts_ms = np.tile(np.array([ts_of(tick) for tick in range(fleet.ticks)], np.int64), (len(vans), 1))
+        signals = np.stack([tick[list(vans)] for tick in fleet.history], axis=1)
+        for van, truth in zip(vans, recompute_fleet(checkpoint, ts_ms, signals), strict=True):
+            state = unpack_export(self.server.get(f"/v1/vehicles/{fleet.names[van]}/state")).snapshot()
+            error = relative_error(state.ssm, truth.ssm)
+            if state.seq != fleet.ticks - 1 or not error < TOLERANCE:
+                raise LoadError(f"the state of {fleet.names[van]} at seq {state.seq} is off by {error:.1e}")
+
+    def measure(self, *, single_posts: bool) -> list[Row]:
+        """Prove, measure, and prove once more. Raises LoadError."""
+        vans, lanes = self.options.vans, connect(self.server.port, self.options.in_flight)
+        self.batches(lanes, PROVING_TICKS)
+        close(lanes)
+        self.prove(range(vans))
+        self.say(f"{self.mode}: {vans} states are the offline scan's; measuring")
+        rows = self.throughput()
+        if single_posts:
+            rows += self.single_posts()
+        self.prove(range(0, vans, max(1, vans // 3)))
+        self.say(f"{self.mode}: {self.fleet.ticks * vans:,} samples, and every van has each of them once")
+        return rows
+
+    def batches(self, lanes: Sequence[Lane], ticks: int) -> float:
+        """Seconds for one sample of each van, `ticks` times, as columnar batches; every answer is checked."""
+        requests = [self.fleet.fleet_request() for _ in range(ticks)]
+        responses, seconds = in_order(lanes, requests, time.perf_counter() + ROUND_LIMIT_S)
+        if len(responses) < ticks:
+            raise LoadError(f"a round of {ticks} batches took more than {ROUND_LIMIT_S} s")
+        accepted(responses, b'"applied":%d,' % len(self.fleet.names))
+        return seconds
+
+    def singles(self, lanes: Sequence[Lane], ticks: int, rate: float | None) -> tuple[float, list[float]]:
+        """Samples per second and latencies of single posts, at a rate or (None) as fast as they are answered."""
+        requests = [request for _ in range(ticks) for request in self.fleet.single_requests()]
+        n = len(requests)
+        due = [0.0] * n
+        if rate is not None:
+            due = np.cumsum(np.random.default_rng(self.fleet.ticks).exponential(1.0 / rate, n)).tolist()
+        responses, latencies, seconds = at_times(lanes, requests, due, time.perf_counter() + ROUND_LIMIT_S)
+        if len(responses) < n:
+            raise LoadError(f"a round of {n} single posts took more than {ROUND_LIMIT_S} s")
+        accepted(responses, b'"status":"applied"')
+        return n / seconds, latencies
+
+    def throughput(self) -> list[Row]:
+        """Columnar batches: rate, processor time, store traffic and stages of a sample."""
+        n, lanes = len(self.fleet.names), connect(self.server.port, self.options.in_flight)
+        try:
+            warm_s = self.batches(lanes, WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS)
+            warm_ticks = WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS
+            ticks = max(2, math.ceil(self.options.round_s * warm_ticks / warm_s))
+            rates, cpu_us, traffic = list[float](), list[float](), list[float]()
+            stages_before, client_before, began = self.server.stages(), time.process_time(), time.perf_counter()
+            for _ in range(self.options.rounds):
+                cpu, bytes_before = self.server.cpu_s(), self.store.traffic()
+                seconds = self.batches(lanes, ticks)
+                rates.append(n * ticks / seconds)
+                cpu_us.append((self.server.cpu_s() - cpu) / (n * ticks) * 1e6)
+                traffic.append((self.store.traffic() - bytes_before) / (n * ticks))
+                self.say(f"{self.mode}: {rates[-1]:,.0f} samples/s, {cpu_us[-1]:.1f} us of processor a sample")
+            busy = (time.process_time() - client_before) / (time.perf_counter() - began)
+            self.say(f"{self.mode}: the client was busy {100 * busy:.0f} % of the time, requests built included")
+            stages = self.server.stages()
+        finally:
+            close(lanes)
+        samples = n * ticks * self.options.rounds
+        spent = {name: (seconds - stages_before.get(name, 0.0)) / samples * 1e6 for name, seconds in stages.items()}
+        batch = {"batch": n, "in_flight": self.options.in_flight}
+        return [
+            self.row("ingest_throughput", rates, "samples/s", **batch),
+            self.row("server_cpu_per_sample", cpu_us, "us", **batch),
+            self.row("store_bytes_per_sample", traffic, "bytes", **batch),
+            *(self.row("stage_time", [us], "us", stage=stage, **batch) for stage, us in spent.items() if us > 0.005),
+        ]
+
+    def single_posts(self) -> list[Row]:
+        """Single samples: closed loop, then open loop at a share of that."""
+        lanes = connect(self.server.port, min(self.options.connections, len(self.fleet.names)))
+        own = connect(self.server.port, len(self.fleet.names))
+        try:
+            rate, _ = self.singles(lanes, 2, None)
+            ticks = max(1, math.ceil(self.options.round_s * rate / len(self.fleet.names)))
+            rates = [self.singles(lanes, ticks, None)[0] for _ in range(self.options.rounds)]
+            offered = OPEN_LOOP_SHARE * statistics.median(rates)
+            self.say(f"{self.mode}: {statistics.median(rates):,.0f} single posts/s; now {offered:,.0f}/s, open loop")
+            ticks = max(1, math.ceil(self.options.round_s * offered / len(self.fleet.names)))
+            late = [self.singles(own, ticks, offered)[1] for _ in range(self.options.rounds)]
+        finally:
+            close([*lanes, *own])
+        p99 = [1_000 * float(np.quantile(latencies, 0.99)) for latencies in late]
+        p50 = [1_000 * float(np.quantile(latencies, 0.5)) for latencies in late]
+        return [
+            self.row("single_post_throughput", rates, "samples/s", connections=len(lanes)),
+            self.row("single_post_p99", p99, "ms", rate=round(offered), connections=len(own)),
+            self.row("single_post_p50", p50, "ms", rate=round(offered), connections=len(own)),
+        ]
+
+
+def accepted(responses: Sequence[bytes], mark: bytes) -> None:
+    """Every response is a 200 with this mark. Raises LoadError with the first that is not."""
+    for response in responses:
+        if not response.startswith(b"HTTP/1.1 200") or mark not in response:
+            raise LoadError(f"a request was not applied: {response[:1_500].decode(errors='replace')}")
+
+
+def relative_error(value: "np.ndarray", truth: "np.ndarray") -> float:
+    """Norm of the difference over the norm of the truth."""
+    return float(np.linalg.norm(value.astype(np.float64) - truth) / np.linalg.norm(truth))
+
+
+def settings_of(mode: str, options: IngestOptions) -> dict[str, object]:
+    """Settings that make the service work in this mode. Raises ValueError if it cannot."""
+    settings: dict[str, object] = {"backend": "cpu", **(options.settings or {})}
+    if mode == WRITE_THROUGH:
+        return settings | SNAPSHOT_WITH_EVERY_SAMPLE
+    if not SNAPSHOT_WITH_EVERY_SAMPLE:
+        raise ValueError("this service has no journal to measure")
+    return settings
+
+
+def measure_mode(
+    mode: str, options: IngestOptions, cores: Cores, folder: Path, say: Callable[[str], None]
+) -> list[Row]:
+    """All rows of one mode, from a service and a store of its own."""
+    settings = settings_of(mode, options)
+    with (
+        running_store(folder, cores.others) as store,
+        running_server(folder, cores.server, {**settings, "store": store.url}) as server,
+    ):
+        bench = Bench(mode, options, server, store, BenchFleet.make(f"bench-{mode}", options.vans), say)
+        rows = bench.measure(single_posts=mode == modes_in_order(options)[0])
+        state_bytes = orjson.loads(server.get("/v1/model"))["bytes_per_vehicle"]["state"]
+    for row in rows:
+        if row["name"] == "store_bytes_per_sample":
+            row |= {"peer": "state", "ratio": state_bytes / row["value"]}
+    return rows
+
+
+def modes_in_order(options: IngestOptions) -> list[str]:
+    """The journal first: write-through leaves the disk with gigabytes to write."""
+    return sorted(options.modes)
+
+
+def measure_ingest(options: IngestOptions, say: Callable[[str], None]) -> Row:
+    """The report; `correct` is always true, since nothing else gets as far.
+
+    Raises:
+        LoadError, ProcessError: the service is wrong, does not answer or does not start.
+        ValueError: it cannot work in a mode that was asked for.
+    """
+    cores = Cores.choose()
+    say(str(cores))
+    device = f"{describe_device(1)}; {cores}"
+    rows: list[Row] = []
+    for mode in modes_in_order(options):
+        with tempfile.TemporaryDirectory(prefix="emberwatch-bench-", dir=options.folder) as folder:
+            rows += measure_mode(mode, options, cores, Path(folder) / mode, say)
+    compare(rows)
+    return {
+        "commit": this_commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "command": shlex.join(sys.argv),
+        "correct": True,
+        "rows": rows,
+    }
+
+
+def compare(rows: list[Row]) -> None:
+    """Set the journal's throughput beside write-through's, in place."""
+    by_mode = {row["params"]["mode"]: row for row in rows if row["name"] == "ingest_throughput"}
+    if {JOURNAL, WRITE_THROUGH} <= by_mode.keys():
+        ratio = by_mode[JOURNAL]["value"] / by_mode[WRITE_THROUGH]["value"]
+        by_mode[JOURNAL] |= {"peer": WRITE_THROUGH, "ratio": ratio}

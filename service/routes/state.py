@@ -1,0 +1,134 @@
+"""A whole vehicle over HTTP: `GET`, `PUT /v1/vehicles/{id}/state` and `DELETE /v1/vehicles/{id}`."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+
+from service.deps import RunningDep
+from service.errors import InvalidSample, ServiceError, UnknownVehicle, UnsupportedMediaType
+from service.request_body import read_body
+from service.routes.schemas import problems
+from service.routes.telemetry import VehicleIdPath
+from service.vehicle_export import MEDIA_TYPE, Export, ExportError, pack_export, unpack_export
+from service.vehicle_transfer import Precondition, UnusableExport
+
+router = APIRouter(tags=["vehicles"])
+
+ENTITY_TAGS = re.compile(r'\s*(?:\*|"[\x21\x23-\x7e]*"(?:\s*,\s*"[\x21\x23-\x7e]*")*)\s*')
+ETAG_HEADER = {"ETag": {"description": "version of the state", "schema": {"type": "string"}}}
+BINARY: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+
+IfMatch = Annotated[str | None, Header(description="only if the vehicle is at one of these entity tags, or at all (*)")]
+IfNoneMatch = Annotated[str | None, Header(description="*: only if there is no such vehicle")]
+IfNotKnown = Annotated[str | None, Header(description="entity tags that the caller has already")]
+
+
+class NoState(ServiceError):
+    """The vehicle has no recurrent state yet in this session."""
+
+    status, kind = 404, "no-state"
+
+
+class InvalidPrecondition(InvalidSample):
+    """If-Match or If-None-Match cannot be read."""
+
+    kind = "invalid-parameter"
+
+
+@router.get(
+    "/v1/vehicles/{vehicle_id}/state",
+    response_class=Response,
+    responses={
+        200: {"description": "the layout is documented in docs/state.md", "headers": ETAG_HEADER, "content": BINARY},
+        304: {"description": "the caller has it already", "headers": ETAG_HEADER},
+        **problems(404, 422, 503),
+    },
+    summary="Export a vehicle",
+)
+async def get_state(vehicle_id: VehicleIdPath, running: RunningDep, if_none_match: IfNotKnown = None) -> Response:
+    """All that the vehicle's stream needs to go on elsewhere bit for bit: session, state, answers to retries, alert."""
+    known = None if if_none_match is None else entity_tags("If-None-Match", if_none_match)
+    found = await running.engine.transfer.export(vehicle_id)
+    if found is None:
+        raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
+    export, etag = found
+    if export is None:
+        raise NoState(
+            f"{vehicle_id} has no state: no sample was accepted in this session, or its snapshot is gone",
+            vehicle_id=vehicle_id,
+        )
+    if known is not None and known & {etag, "*"}:
+        return Response(status_code=304, headers={"ETag": etag})
+    return Response(pack_export(export), media_type=MEDIA_TYPE, headers={"ETag": etag})
+
+
+@router.put(
+    "/v1/vehicles/{vehicle_id}/state",
+    status_code=204,
+    response_class=Response,
+    responses={
+        201: {"description": "imported; there was no such vehicle", "headers": ETAG_HEADER},
+        204: {"description": "imported; it replaced what was there", "headers": ETAG_HEADER},
+        **problems(400, 409, 412, 413, 415, 422, 503),
+    },
+    openapi_extra={"requestBody": {"required": True, "content": BINARY}},
+    summary="Import a vehicle",
+)
+async def put_state(
+    request: Request,
+    vehicle_id: VehicleIdPath,
+    running: RunningDep,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Put an exported vehicle in place. Without If-Match, one that is further here than in the export is refused (409)."""
+    asked = precondition(if_match, if_none_match)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != MEDIA_TYPE:
+        raise UnsupportedMediaType(f"content type is {content_type[:100] or 'missing'}; send {MEDIA_TYPE}")
+    export = unpacked(bytes(await read_body(request, running.settings.max_body_bytes)))
+    if export.vehicle_id != vehicle_id:
+        raise UnusableExport(f"this is the state of {export.vehicle_id}, not of {vehicle_id}")
+    created, etag = await running.engine.transfer.install(export, asked)
+    return Response(status_code=201 if created else 204, headers={"ETag": etag})
+
+
+@router.delete(
+    "/v1/vehicles/{vehicle_id}",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "nothing of the vehicle is left"}, **problems(412, 422, 503)},
+    summary="Erase a vehicle",
+)
+async def delete_vehicle(vehicle_id: VehicleIdPath, running: RunningDep, if_match: IfMatch = None) -> Response:
+    """Erase session, state, journal, alerts and index entries. A vehicle that is not there is erased already."""
+    await running.engine.transfer.erase(vehicle_id, precondition(if_match, None))
+    return Response(status_code=204)
+
+
+def unpacked(body: bytes) -> Export:
+    """The export in a request's body. Raises UnusableExport."""
+    try:
+        return unpack_export(body)
+    except ExportError as error:
+        raise UnusableExport(str(error)) from error
+
+
+def precondition(if_match: str | None, if_none_match: str | None) -> Precondition:
+    """What these headers ask.
+
+    Raises:
+        InvalidPrecondition: they cannot be read.
+    """
+    match = None if if_match is None else entity_tags("If-Match", if_match)
+    if if_none_match is not None and if_none_match.strip() != "*":
+        raise InvalidPrecondition("If-None-Match: only * has a meaning here")
+    return Precondition(match, absent=if_none_match is not None)
+
+
+def entity_tags(header: str, text: str) -> frozenset[str]:
+    """The strong entity tags of a header, or "*". Raises InvalidPrecondition."""
+    if not ENTITY_TAGS.fullmatch(text):
+        raise InvalidPrecondition(f"{header}: must be * or entity tags in double quotes")
+    return frozenset(tag.strip() for tag in text.split(","))
