@@ -85,13 +85,13 @@ class ClusterNodes:
 
     async def refresh(self) -> None:
         """Read the map of slots, and close idle connections."""
-        self.stale = False
         if self.redis._initialize:  # noqa: SLF001  (its own way to begin; later the map alone is read again)
             await self.redis.initialize()
         else:
             await self.redis.nodes_manager.initialize()
         for node in self.redis.get_nodes():
             await node.disconnect_free_connections()
+        self.stale = False
 
     @asynccontextmanager
     async def connection(self, node: Any) -> AsyncIterator[Any]:
