@@ -125,6 +125,7 @@ async def start(
         settings.store_timeout_s,
         metrics.store_duration,
         entry_bytes=JournalLayout(checkpoint.config.d_input).dtype.itemsize,
+        durability=settings.durability,
     )
     stack.push_async_callback(store.close)
     await store.check()
@@ -222,7 +223,7 @@ def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
 
 async def start_embedded(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> str:
     """Start the embedded Valkey and whoever starts it again when it dies; its URL."""
-    embedded = EmbeddedStore(settings.data_dir)
+    embedded = EmbeddedStore(settings.data_dir, fsync=settings.durability == "fsync")
     url = await asyncio.to_thread(embedded.start)
     stack.push_async_callback(asyncio.to_thread, embedded.stop)
     await stack.enter_async_context(background(lambda: watch(embedded, metrics)))

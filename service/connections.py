@@ -1,7 +1,8 @@
 """The server's side of a connection: senders that are slow on purpose, or too many, do not keep others out.
 
-uvicorn itself waits for ever for the rest of a request. Here a head and a body have their time, and when there are more
-connections than allowed the one that has kept us waiting longest is closed, those that never finished a request first.
+uvicorn itself waits for ever for the rest of a request, and for a reader who does not read. Here a head and a body have their
+time, an answer must be read at some pace, and when there are more connections than allowed the one that has kept us waiting
+longest is closed, those that never finished a request first.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ class Connections:
     Attributes:
         most: open at once.
         head_s: time for the head of a request, from the first byte; also for the first byte of a new connection.
-        body_s: time for the body.
+        body_s: time for the body; also how long a reader may take nothing of an answer.
         closed: counter of connections closed by us, by reason.
         open: how many there are.
         fresh, proven: those that we wait for, oldest first, without and with an answered request.
@@ -57,6 +58,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._answered = False
         self._gone = False
+        self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection has as long as a head has."""
@@ -95,6 +97,35 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._gone and self._timer is None and self.cycle.response_complete:
             self.guard.proven[self] = None
 
+    def pause_writing(self) -> None:
+        """More of an answer waits here than the buffer should hold: watch whether it is read at all."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """The reader keeps up."""
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(self.guard.body_s, self._check_reader, unread)
+
+    def _check_reader(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._watch_reader()
+        else:
+            self.guard.closed.labels("slow_reader").inc()
+            self._leave()
+            self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """An idle connection ends; one whose last answer nobody took would otherwise stay with it."""
+        if self._reader is None:
+            super().timeout_keep_alive_handler()
+
     def give_up(self, reason: str) -> None:
         """Close the connection; say why if a request had begun."""
         if self._gone:
@@ -104,7 +135,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if begun and reason == "body_timeout":
             self.transport.write(TIMED_OUT)
         self._leave()
-        self.transport.close()
+        if self.transport.get_write_buffer_size() > len(TIMED_OUT):
+            self.transport.abort()  # nobody reads: closing would wait for it
+        else:
+            self.transport.close()
 
     def _wait_for(self, seconds: float, reason: str) -> None:
         """Give the sender so long for what comes next."""
@@ -126,6 +160,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._gone = True
             self.guard.open -= 1
             self._stop_waiting()
+            if self._reader is not None:
+                self._reader.cancel()
+                self._reader = None
 
 
 def timed_out() -> bytes:

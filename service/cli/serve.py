@@ -60,6 +60,7 @@ def serve(
         http=guarded(connections_of(settings, app.state.metrics)),
         ws="none",
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=settings.keep_alive_s,
     )
 
 

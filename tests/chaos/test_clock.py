@@ -1,5 +1,6 @@
 """The machine's clock steps back and forth under load."""
 
+import itertools
 import random
 import time
 from pathlib import Path
@@ -77,8 +78,13 @@ def test_a_retry_is_known_although_the_clock_stepped_back(
         with httpx.Client(base_url=worker.url) as http:
             assert http.post("/v1/vehicles/van/telemetry", json=sample).json()["status"] == "applied"
             clock.set(-3_600)
-            elsewhere = "/v1/vehicles/another/telemetry"
-            wait_until(lambda: http.post(elsewhere, json=sample).status_code == 422, "the clock to step")
+            seqs = itertools.count()
+
+            def refused() -> bool:
+                probe = {"ts": now_ms + (seq := next(seqs)), "seq": seq, "signals": {"speed": 3.0}}
+                return http.post("/v1/vehicles/another/telemetry", json=probe).status_code == 422
+
+            wait_until(refused, "the clock to step", timeout_s=20)
             newer = sample | {"ts": now_ms + 5_000, "seq": 2}
             assert http.post("/v1/vehicles/van/telemetry", json=newer).status_code == 422
             again = http.post("/v1/vehicles/van/telemetry", json=sample)

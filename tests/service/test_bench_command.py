@@ -26,3 +26,30 @@ def test_an_unknown_device_is_refused() -> None:
     """Exit code 2 and the choices."""
     result = CliRunner().invoke(app, ["bench", "step", "--device", "tpu"])
     assert result.exit_code == 2
+
+
+def test_the_ingest_report_has_both_modes_side_by_side() -> None:
+    """A small run, proved before and after: every promised row is there, and the journal is set beside write-through."""
+    options = ["--vans", "8", "--rounds", "1", "--round-s", "0.1", "--connections", "4", "--json"]
+    result = CliRunner().invoke(app, ["bench", "ingest", *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    rows = {(row["name"], row["params"]["mode"]): row for row in report["rows"] if row["name"] != "stage_time"}
+    for name in ("ingest_throughput", "store_bytes_per_sample", "server_cpu_per_sample"):
+        for mode in ("journal", "write-through"):
+            row = rows[name, mode]
+            assert 0 < row["lo"] <= row["value"] <= row["hi"]
+            assert row["params"]["batch"] == 8
+    for name in ("single_post_throughput", "single_post_p99", "single_post_p50"):
+        assert rows[name, "journal"]["value"] > 0
+    assert rows["ingest_throughput", "journal"]["peer"] == "write-through"
+    assert rows["store_bytes_per_sample", "journal"]["peer"] == "state"
+    assert rows["store_bytes_per_sample", "journal"]["ratio"] > 1
+    stages = {row["params"]["stage"] for row in report["rows"] if row["name"] == "stage_time"}
+    assert {"stage commit", "stage step", "http_request_duration /v1/telemetry"} <= stages
+
+
+def test_an_unknown_mode_or_setting_is_refused() -> None:
+    """Exit code 2 before anything is started."""
+    for options in (["--mode", "fast"], ["--setting", "slots"]):
+        assert CliRunner().invoke(app, ["bench", "ingest", *options]).exit_code == 2

@@ -284,6 +284,37 @@ def cut_off(connection: socket.socket) -> bool:
     return False
 
 
+def test_an_answer_that_nobody_reads_is_dropped(guarded_service: ServiceProcess, fleet_key: str) -> None:
+    """Megabytes of answers per connection, none of them read: cut off in time, memory comes back, readers are not affected."""
+    process = psutil.Process(guarded_service.pid)
+    body = b"7\n" * 40_000  # each line is refused by name: the answer is fifty times as long
+    head = WITH_KEY.partition(b"Content-Type")[0] % fleet_key.encode()
+    request = head + b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    before = closed(guarded_service, fleet_key).get("slow_reader", 0.0)
+    memory = process.memory_info().rss
+    deaf = []
+    for _ in range(15):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(30)
+        connection.connect(address(guarded_service))
+        connection.sendall(request)
+        deaf.append(connection)
+    with socket.create_connection(address(guarded_service), timeout=60) as slow:
+        slow.sendall(request.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        received = 0
+        while piece := slow.recv(200_000):
+            received += len(piece)
+            time.sleep(0.2)
+    assert received > 2 * MEGABYTE
+    wait_until(
+        lambda: closed(guarded_service, fleet_key).get("slow_reader", 0.0) == before + 15, "the cut", 3 * BODY_S + 10
+    )
+    for connection in deaf:
+        connection.close()
+    assert process.memory_info().rss - memory < 60 * MEGABYTE
+
+
 def test_bytes_in_hand_are_bounded(guarded_service: ServiceProcess, fleet_key: str) -> None:
     """Bodies that stall after unpacking to a megabyte each: 429 for the ninth, probes answer, and all is given back."""
     packed = gzip.compress(b" " * (MEGABYTE - 10))

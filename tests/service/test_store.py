@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from prometheus_client import Histogram
 
-from service.store import Store, StoreMisconfigured
+from service.store import Durability, Store, StoreMisconfigured
 from tests.processes import ValkeyProcess
 
 
@@ -31,3 +31,26 @@ def test_a_store_that_would_lose_data_is_refused(tmp_path_factory: pytest.TempPa
             asyncio.run(check(8))
     finally:
         evicting.stop_if_running()
+
+
+def test_durability_fsync_is_refused_where_nothing_is_written_to_disk(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A store without an append-only file cannot promise what `fsync` says; `everysec` starts with a warning."""
+    forgetful = ValkeyProcess(tmp_path_factory.mktemp("forgetful"), "--appendonly", "no").start()
+    duration = Histogram("store", "for the test", ["op"], registry=None)
+
+    async def check(durability: Durability) -> None:
+        store = Store(forgetful.url, 4, 5.0, duration, entry_bytes=144, durability=durability)
+        try:
+            await store.check()
+        finally:
+            await store.close()
+
+    try:
+        with pytest.raises(StoreMisconfigured, match="CONFIG SET appendonly yes"):
+            asyncio.run(check("fsync"))
+        asyncio.run(check("everysec"))
+        with forgetful.client as client:
+            client.config_set("appendonly", "yes")
+        asyncio.run(check("fsync"))
+    finally:
+        forgetful.kill()  # asked to stop while it begins its append-only file, it would go on

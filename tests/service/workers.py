@@ -17,7 +17,7 @@ from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples, Status
 from service.state_codec import Snapshot
-from service.store import Store
+from service.store import Durability, Store
 from tests.service.conftest import START_MS, sample
 
 T = TypeVar("T")
@@ -105,11 +105,12 @@ def worker(
     alerts: AlertPolicy | None = None,
     snapshot_every: int = 60,
     backend: str = "reference",
+    durability: Durability = "everysec",
 ) -> Worker:
     """A new worker with an empty cache."""
     metrics = Metrics()
     entry_bytes = JournalLayout(checkpoint.config.d_input).dtype.itemsize
-    store = Store(url, PARTITIONS, 5.0, metrics.store_duration, entry_bytes=entry_bytes)
+    store = Store(url, PARTITIONS, 5.0, metrics.store_duration, entry_bytes=entry_bytes, durability=durability)
     engine = StateEngine(
         checkpoint,
         ModelRuntime(checkpoint, backend, n_slots),
