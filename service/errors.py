@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 PROBLEM_TYPE = "urn:emberwatch:problem:"  # the kinds are listed in docs/errors.md
 
@@ -148,6 +149,12 @@ def problem_of(error: ServiceError) -> JSONResponse:
     return problem(error.status, error.kind, error.detail, error.headers, **error.extra)
 
 
+def allowed_methods(app: FastAPI, request: Request) -> list[str]:
+    """What may be done at a request's path."""
+    matching = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Every error of every route leaves as a problem document."""
 
@@ -160,9 +167,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(500, "internal", "an error of ours; it is in the service's log")
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         response = problem(error.status_code, "http", str(error.detail))
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # the router only tells of one route of the path
+            response.headers["Allow"] = ", ".join(allowed_methods(app, request))
         return response
 
     @app.exception_handler(RequestValidationError)
