@@ -15,7 +15,7 @@ async def forget_transitions(link: RedisLink, stream: str, vehicle_id: str) -> i
         page = (await link.pipeline([("XRANGE", stream, start, "+", "COUNT", PAGE)]))[0]
         about = [entry for entry, fields in page if vehicle_of(fields) == vehicle_id]
         if about:
-            forgotten += (await link.pipeline([("XDEL", stream, *about)]))[0]
+            forgotten += (await link.pipeline([("XDEL", stream, *about)], durable=True))[0]
         if len(page) < PAGE:
             return forgotten
         start = b"(" + page[-1][0]

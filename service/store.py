@@ -382,7 +382,7 @@ class Store:
         keys = (shared.vehicles, shared.risks, shared.alerts, at.head, at.journal, snapshot or at.head)
         expected, base = (ABSENT, NO_BASE) if before is None else (version_of(before.head), before.base)
         async with self._timed("erase"):
-            erased = (await self._link.pipeline([ERASE.call(keys, (vehicle_id, expected, base))]))[0]
+            erased = (await self._link.pipeline([ERASE.call(keys, (vehicle_id, expected, base))], durable=True))[0]
             if erased:
                 await forget_transitions(self._link, shared.transitions, vehicle_id)
         return bool(erased)

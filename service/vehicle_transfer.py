@@ -54,16 +54,16 @@ class Precondition:
 
     Attributes:
         match: entity tags of which the vehicle must have one; "*" stands for any. None: nothing is asked.
-        absent: there must be no such vehicle.
+        none_match: entity tags of which it must have none; "*" stands for any.
     """
 
     match: frozenset[str] | None = None
-    absent: bool = False
+    none_match: frozenset[str] = frozenset()
 
     def check(self, vehicle_id: str, etag: str | None) -> None:
         """Raise PreconditionFailed unless a vehicle with this tag (None: there is none) will do."""
-        if self.absent and etag is not None:
-            raise PreconditionFailed(f"{vehicle_id} is there already", vehicle_id=vehicle_id)
+        if etag is not None and self.none_match & {etag, "*"}:
+            raise PreconditionFailed(f"{vehicle_id} is at {etag}", vehicle_id=vehicle_id)
         if self.match is not None and (etag is None or not self.match & {etag, "*"}):
             now = "is not there" if etag is None else f"is at {etag}"
             raise PreconditionFailed(f"{vehicle_id} {now}", vehicle_id=vehicle_id)
