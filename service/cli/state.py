@@ -134,9 +134,10 @@ def verify(
                 "agrees": not broken,
             }
         else:
+            recording = read_recording(file, form)  # a wrong file is said before anybody is asked
             with Client(url, key) as client:
                 held = unpack_export(client.content(state_path(vehicle)))
-            found = comparison(model, held, read_recording(file, form), tolerance)
+            found = comparison(model, held, recording, tolerance)
     if as_json:
         print_json(found)
     else:

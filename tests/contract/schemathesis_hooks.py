@@ -17,7 +17,7 @@ def ndjson(_: SerializationContext, value: Any) -> bytes:
 
 @schemathesis.serializer("application/vnd.emberwatch.vehicle")
 def vehicle(_: SerializationContext, value: Any) -> bytes:
-    """Bytes as they are; no generated ones are a vehicle."""
+    """Bytes as they are; anything else as text."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 

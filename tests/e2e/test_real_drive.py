@@ -218,20 +218,26 @@ def test_an_embedded_store_that_dies_is_started_again(drive: Path, tmp_path: Pat
 def test_a_graceful_stop_answers_what_it_has_taken(drive: Path, tmp_path: Path) -> None:
     """SIGTERM in mid-request: the request in hand is answered in full, the exit code is 0, nothing is lost."""
     service = ServiceProcess(tmp_path).start()
-    samples = list(wire_samples(read_recording(drive, "leafspy")))[:400]
+    once = list(wire_samples(read_recording(drive, "leafspy")))
+    lap_ms = once[-1]["ts"] - once[0]["ts"] + 5_000
+    samples = [
+        row | {"ts": row["ts"] + lap * lap_ms, "seq": lap * len(once) + i}
+        for lap in range(30)
+        for i, row in enumerate(once)
+    ]
     answers: list[httpx.Response] = []
     try:
         url = f"{service.url}/v1/vehicles/leaf-1/telemetry"
         beside = threading.Thread(target=lambda: answers.append(httpx.post(url, json=samples, timeout=60)))
         beside.start()
         wait_until(lambda: in_vehicle(service, "leaf-1") >= 20, "the first samples", timeout_s=30)
-        assert in_vehicle(service, "leaf-1") < 400
+        assert in_vehicle(service, "leaf-1") < len(samples)
         assert service.stop() == 0
         beside.join()
         assert answers[0].status_code == 200
-        assert answers[0].json()["applied"] == 400
+        assert answers[0].json()["applied"] == len(samples)
         service.start()
-        assert httpx.get(f"{service.url}/v1/vehicles/leaf-1").json()["samples"] == 400
+        assert httpx.get(f"{service.url}/v1/vehicles/leaf-1").json()["samples"] == len(samples)
     finally:
         service.stop_if_running()
 
