@@ -52,12 +52,13 @@ class Worker:
     def samples(self, *named: tuple[str, int], numbered: bool = True, epoch: int = CURRENT_EPOCH) -> Samples:
         """The i-th sample of each vehicle named."""
         names = self.checkpoint.schema.signal_names
+        signals = [[sample(i)["signals"].get(name, np.nan) for name in names] for _, i in named]
         return Samples.of(
             [vehicle for vehicle, _ in named],
             np.array([START_MS + 5_000 * i for _, i in named], np.int64),
             np.array([i if numbered else NO_SEQ for _, i in named], np.int64),
             np.full(len(named), epoch, np.int64),
-            np.array([[sample(i)["signals"].get(name, np.nan) for name in names] for _, i in named], np.float64),
+            np.array(signals, np.float64).reshape(len(named), len(names)),
         )
 
     async def apply(self, *named: tuple[str, int]) -> Answers:
