@@ -1,5 +1,6 @@
 """Errors that carry their HTTP status, and the one place that turns them into RFC 9457 problem details."""
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
@@ -8,7 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 PROBLEM_TYPE = "urn:emberwatch:problem:"  # the kinds are listed in docs/errors.md
 
@@ -149,10 +149,13 @@ def problem_of(error: ServiceError) -> JSONResponse:
     return problem(error.status, error.kind, error.detail, error.headers, **error.extra)
 
 
-def allowed_methods(app: FastAPI, request: Request) -> list[str]:
-    """What may be done at a request's path."""
-    matching = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+def allowed_methods(document: dict[str, Any], path: str) -> str:
+    """The methods of a path as an Allow header has them; FastAPI's own names those of one route only."""
+    found: set[str] = set()
+    for template, methods in document["paths"].items():
+        if re.fullmatch(re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template)), path):
+            found |= {method.upper() for method in methods}
+    return ", ".join(sorted(found))
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -170,8 +173,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         response = problem(error.status_code, "http", str(error.detail))
         response.headers.update(error.headers or {})
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # the router only tells of one route of the path
-            response.headers["Allow"] = ", ".join(allowed_methods(app, request))
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path)
         return response
 
     @app.exception_handler(RequestValidationError)
