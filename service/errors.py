@@ -50,12 +50,6 @@ class UnknownVehicle(ServiceError):
     status, kind = 404, "unknown-vehicle"
 
 
-class BodyTimeout(ServiceError):
-    """The body did not arrive in time."""
-
-    status, kind = 408, "body-timeout"
-
-
 class BodyTooLarge(ServiceError):
     """The body, unpacked or not, or what is in it, is over its limit."""
 

@@ -199,11 +199,6 @@ class StepPlan:
         return self.fixed_bytes + self.ring_slots * self.slot_bytes
 
     @property
-    def layer_fragments(self) -> int:
-        """Fragments of 16 x 16 weights of one rank and layer."""
-        return (2 * self.model + 16 * self.projected_tiles + self.model) // 16 * self.own // 16
-
-    @property
     def fits(self) -> bool:
         """Whether the kernel can hold the network so cut."""
         return self.lanes <= MOST_LANES and self.ring_slots >= 1
