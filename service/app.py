@@ -28,7 +28,7 @@ from service.keys import KeyRing
 from service.metrics import Metrics
 from service.openapi import describe
 from service.overload import Budget, InFlight
-from service.rate_limit import RedisHits, SampleRate
+from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
 from service.routes import alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
@@ -162,14 +162,14 @@ async def start(
         fingerprint=fingerprint,
         store=without_secrets(settings.store),
     )
-    rate = sample_rate(settings, url, metrics, stack)
+    rate = await sample_rate(settings, url, metrics, stack)
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
     return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
 
 
-def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:
+async def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:
     """The limit of samples per key, or None where there is none."""
     per_s, burst, timeout_s = (
         settings.rate_limit_samples_per_s,
@@ -178,8 +178,9 @@ def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExit
     )
     if per_s == 0.0:
         return None
-    hits = RedisHits(url, per_s, burst, timeout_s)
+    hits = RedisHits(url, "samples", *window_of(per_s, burst), timeout_s)
     stack.push_async_callback(hits.close)
+    await hits.start()
     return SampleRate(hits, per_s, burst, timeout_s, metrics.rate_limit_failures)
 
 

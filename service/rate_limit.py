@@ -10,19 +10,21 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItemPerSecond
-from limits.aio.storage import RedisStorage
+from limits.aio.storage import RedisClusterStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from prometheus_client import Counter
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.errors import BodyTooLarge, RateLimited
+from service.redis_nodes import CLUSTER_SCHEMES, is_cluster
 
 logger = structlog.get_logger(__name__)
 
-PAUSE_S = 1.0  # after a failure nobody asks for so long, so that a slow store costs few requests their time
+PAUSE_S = 1.0  # after a failure nobody asks for the key so long, so that a slow store costs few requests their time
 MAX_CONNECTIONS = 8
 Hit = Callable[[str, int], Awaitable[bool]]
 
@@ -39,7 +41,7 @@ class SampleRate:
         self._burst = burst
         self._timeout_s = timeout_s
         self._failures = failures
-        self._ask_again = 0.0  # loop time
+        self._ask_again: dict[str, float] = {}  # by key, loop time: of a cluster one node may be down
 
     async def take(self, key_id: str, samples: int) -> None:
         """Count this many samples against a key.
@@ -63,14 +65,14 @@ class SampleRate:
 
     async def _passes(self, key_id: str, samples: int) -> bool:
         clock = asyncio.get_running_loop().time
-        if clock() < self._ask_again:
+        if clock() < self._ask_again.get(key_id, 0.0):
             self._failures.inc()
             return True
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._hit(key_id, samples)
         except (RedisError, OSError, TimeoutError) as error:
-            self._ask_again = clock() + PAUSE_S
+            self._ask_again[key_id] = clock() + PAUSE_S
             self._failures.inc()
             logger.warning("the rate limit's store does not answer; requests pass", reason=str(error) or "timeout")
             return True
@@ -83,27 +85,73 @@ def window_of(per_s: float, burst: int) -> tuple[int, int]:
 
 
 class RedisHits:
-    """Counts in a Redis: a redis://, rediss:// or unix:// URL."""
+    """What a rate limit counts in Redis: a redis://, rediss://, unix://, redis-cluster:// or rediss-cluster:// URL.
 
-    def __init__(self, url: str, per_s: float, burst: int, timeout_s: float) -> None:
-        samples, seconds = window_of(per_s, burst)
-        self._item = RateLimitItemPerSecond(samples, seconds, namespace="samples")
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        pool: Any = self._pool  # the library's annotation forgets that it takes one
-        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix="ew:rate", connection_pool=pool)
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
+    Args:
+        name: what is counted; part of the keys' names.
+        amount: at most so many of a key in any `seconds`.
+    """
 
-    async def __call__(self, key_id: str, samples: int) -> bool:
-        """Whether so many more samples of the key pass; they count if they do."""
-        return await self._limiter.hit(self._item, key_id, cost=samples)
+    def __init__(self, url: str, name: str, amount: int, seconds: int, timeout_s: float) -> None:
+        self._item = RateLimitItemPerSecond(amount, seconds, namespace=name)
+        self._client = cluster_client(url, timeout_s) if is_cluster(url) else single_client(url, timeout_s)
+        self._limiter = SlidingWindowCounterRateLimiter(ClientStorage(self._client))
+
+    async def start(self) -> None:
+        """Find the nodes of a cluster now: the first request has no time for it. Raises RedisError, OSError."""
+        if isinstance(self._client, RedisCluster):
+            await self._client.initialize()
+
+    async def __call__(self, key_id: str, n: int) -> bool:
+        """Whether so many more of the key pass; they count if they do."""
+        return await self._limiter.hit(self._item, key_id, cost=n)
+
+    async def left(self, key_id: str) -> int:
+        """How many more of the key would pass now."""
+        return (await self._limiter.get_window_stats(self._item, key_id)).remaining
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._pool.disconnect()
+        await self._client.aclose()
+
+
+class ClientStorage(RedisClusterStorage):
+    """The library's storage on a client of ours: its own reading of a URL knows neither TLS nor options of a cluster.
+
+    Both counts of a key have its name as their hash tag, so the script that moves them touches one slot.
+    """
+
+    def __init__(self, client: "Redis | RedisCluster") -> None:
+        self._client = client
+        RedisStorage.__init__(self, "async+redis+cluster://", implementation="redispy", key_prefix="ew:rate")
+
+    def configure_bridge(self) -> None:
+        """Instead of making a client."""
+        bridge: Any = self.bridge
+        bridge.storage, bridge.connection_getter = self._client, lambda _: self._client
+
+
+def single_client(url: str, timeout_s: float) -> "Redis":
+    """A client of one server."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)
+
+
+def cluster_client(url: str, timeout_s: float) -> RedisCluster:
+    """A client of a cluster; keys of nodes that are up are counted while another is down."""
+    scheme, rest = url.split("://", 1)
+    return RedisCluster.from_url(
+        f"{CLUSTER_SCHEMES[scheme]}://{rest}",
+        max_connections=MAX_CONNECTIONS,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        require_full_coverage=False,
+        retry=Retry(NoBackoff(), 0),
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from service.access import scope_of
 from tests.conftest import REPOSITORY
 from tests.processes import ServiceProcess
-from tests.service.test_keys import create
+from tests.service.conftest import create
 
 TEXT = (REPOSITORY / "docs" / "api.md").read_text()
 EXAMPLE = re.compile(r"```bash\n(.*?)```\n\n```json\n(.*?)```", re.DOTALL)

@@ -2,15 +2,18 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from model.checkpoint import Checkpoint, load_checkpoint
+from service.keys import edit_keys, new_key
 from tests.processes import ServiceProcess, ValkeyProcess
 
 START_MS = 1_760_000_000_000
+BESIEGED_CONNECTIONS, HEAD_S, BODY_S = 1_500, 4.0, 3.0  # limits of the besieged service
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +38,39 @@ def http(service: ServiceProcess) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
+def besieged_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key file that tests add to."""
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    create(file, "read", name="first")
+    return file
+
+
+@pytest.fixture(scope="session")
+def fleet_key(besieged_keys: Path) -> str:
+    """What the fleet's gateway sends with."""
+    return create(besieged_keys, "ingest", "read")
+
+
+@pytest.fixture(scope="session")
+def besieged_service(
+    tmp_path_factory: pytest.TempPathFactory, besieged_keys: Path, fleet_key: str
+) -> Iterator[ServiceProcess]:
+    """A service with keys and small limits, for hostile senders."""
+    assert fleet_key
+    process = ServiceProcess(
+        tmp_path_factory.mktemp("overload"),
+        keys_file=besieged_keys,
+        max_connections=BESIEGED_CONNECTIONS,
+        head_timeout_s=HEAD_S,
+        body_timeout_s=BODY_S,
+        max_body_bytes=1_000_000,
+        max_inflight_bytes=8_000_000,
+    )
+    yield process.start()
+    process.stop_if_running()
+
+
+@pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
     """A running Valkey, emptied by nobody: tests use vehicles of their own."""
     process = ValkeyProcess(tmp_path_factory.mktemp("valkey"))
@@ -46,6 +82,14 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 def checkpoint() -> Checkpoint:
     """The shipped model."""
     return load_checkpoint()
+
+
+def create(file: Path, *scopes: str, name: str = "test") -> str:
+    """A new key in the file."""
+    record, key = new_key(name, scopes)
+    with edit_keys(file) as keys:
+        keys[record.id] = record
+    return key
 
 
 _numbers = itertools.count()

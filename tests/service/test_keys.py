@@ -16,7 +16,7 @@ from service.access import scope_of
 from service.client import Client, ClientError, Tally
 from service.keys import LOOK_AGAIN_S, KeyRing, KeysFileError, edit_keys, hash_secret, identify, new_key, read_keys
 from tests.processes import ServiceProcess, wait_until
-from tests.service.conftest import sample
+from tests.service.conftest import create, sample
 from tests.service.test_bad_input import assert_problem
 
 
@@ -24,14 +24,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`emberwatch keys ...`."""
     command = [sys.executable, "-m", "service.cli", "keys", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def create(file: Path, *scopes: str, name: str = "test") -> str:
-    """A new key in the file."""
-    record, key = new_key(name, scopes)
-    with edit_keys(file) as keys:
-        keys[record.id] = record
-    return key
 
 
 def create_by_command(file: Path, *scopes: str, name: str = "test") -> str:

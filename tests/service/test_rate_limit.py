@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry, Counter
 
 from service.errors import BodyTooLarge, RateLimited
 from service.rate_limit import PAUSE_S, RedisHits, SampleRate, window_of
+from tests.chaos.store_cluster import StoreCluster
 from tests.processes import ServiceProcess, ValkeyProcess
-from tests.service.conftest import sample
+from tests.service.conftest import create, sample
 from tests.service.test_bad_input import assert_problem
-from tests.service.test_keys import bearer, create
+from tests.service.test_keys import bearer
 
 
 def failures() -> Counter:
@@ -24,14 +25,20 @@ def failures() -> Counter:
 
 
 def with_rate(
-    url: str, per_s: float, burst: int, test: Callable[[SampleRate], Awaitable[None]], counter: Counter | None = None
+    url: str,
+    per_s: float,
+    burst: int,
+    test: Callable[[SampleRate], Awaitable[None]],
+    counter: Counter | None = None,
+    timeout_s: float = 0.2,
 ) -> None:
     """Run a test with a limit on this store."""
 
     async def run() -> None:
-        hits = RedisHits(url, per_s, burst, timeout_s=0.2)
+        hits = RedisHits(url, "samples", *window_of(per_s, burst), timeout_s)
+        await hits.start()
         try:
-            await test(SampleRate(hits, per_s, burst, 0.2, counter or failures()))
+            await test(SampleRate(hits, per_s, burst, timeout_s, counter or failures()))
         finally:
             await hits.close()
 
@@ -90,7 +97,7 @@ def test_workers_share_one_count_at_one_round_trip_each(valkey: ValkeyProcess, v
                 with pytest.raises(RateLimited):
                     await other.take(vehicle, 1)
 
-            hits = RedisHits(valkey.url, 10.0, 100, timeout_s=1.0)
+            hits = RedisHits(valkey.url, "samples", 100, 10, timeout_s=1.0)
             await other_worker(SampleRate(hits, 10.0, 100, 1.0, failures()))
             await hits.close()
 
@@ -112,6 +119,50 @@ def test_a_store_that_does_not_answer_lets_requests_pass() -> None:
 
         with_rate(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0", 1.0, 10, test, counter)
     assert counter._value.get() == 51
+
+
+def test_a_cluster_counts_each_key_on_its_node(tmp_path: Path) -> None:
+    """Workers share the counts on every node; without one of them its keys pass, counted, and the others keep their limit."""
+    cluster = StoreCluster(tmp_path)
+    counter = failures()
+    keys = [f"key-{i}" for i in range(12)]
+    try:
+        cluster.start()
+        url = cluster.url.replace("redis://", "redis-cluster://")
+
+        async def test(one: SampleRate) -> None:
+            async def other_worker(other: SampleRate) -> None:
+                for key in keys:
+                    await one.take(key, 60)
+                    await other.take(key, 40)
+                    with pytest.raises(RateLimited):
+                        await (one, other)[len(key) % 2].take(key, 1)
+
+            await beside(url, other_worker)
+            holding = [{str(key).split("/")[1] for key in node.client.keys("ew:rate*")} for node in cluster.nodes]
+            assert sorted(key for held in holding for key in held) == sorted(keys)
+            assert all(holding)
+            assert counter._value.get() == 0
+            cluster.nodes[1].kill()
+            for key in keys:
+                if key in holding[1]:
+                    await one.take(key, 1)
+                else:
+                    with pytest.raises(RateLimited):
+                        await one.take(key, 1)
+            assert counter._value.get() == len(holding[1])
+
+        with_rate(url, 0.1, 100, test, counter, timeout_s=5.0)
+    finally:
+        cluster.stop()
+
+
+async def beside(url: str, test: Callable[[SampleRate], Awaitable[None]]) -> None:
+    """Run a test with the limit of another worker on the same store."""
+    hits = RedisHits(url, "samples", 100, 1_000, timeout_s=5.0)
+    await hits.start()
+    await test(SampleRate(hits, 0.1, 100, 5.0, failures()))
+    await hits.close()
 
 
 def test_a_key_that_sends_too_much_is_a_429(tmp_path: Path, vehicle: str) -> None:
