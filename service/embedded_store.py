@@ -59,6 +59,8 @@ class EmbeddedStore:
             serverconfig=SERVER_CONFIG,
             unix_socket_path=str(socket_path(self._folder)),
         )
+        if attached and self._durable == "always":
+            self._server.config_set("appendfsync", self._durable)  # it may have been started for less
         logger.info("embedded store", folder=str(self._folder), attached=attached, pid=self._server.pid)
         return f"unix://{self._server.socket_file}"
 

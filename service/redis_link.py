@@ -57,6 +57,10 @@ class RedisLink:
         """A section of INFO of each server that takes writes."""
         return await self._nodes.info(section)
 
+    async def config(self, name: str) -> list[str]:
+        """The configuration of each server that takes writes. Raises ResponseError where CONFIG is not allowed."""
+        return await self._nodes.config(name)
+
     async def pipeline(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """Send all commands at once; replies in order, the first error reply raised after all are in."""
         replies = await self.attempt(commands, durable=durable)

@@ -61,6 +61,10 @@ class SingleNode:
         """A section of its INFO."""
         return [await self.redis.info(section)]
 
+    async def config(self, name: str) -> list[str]:
+        """Its configuration under that name. Raises ResponseError where CONFIG is not allowed."""
+        return [str((await self.redis.config_get(name))[name])]
+
 
 class ClusterNodes:
     """The primaries of a Redis Cluster; the map of slots is read again after a failure."""
@@ -107,6 +111,14 @@ class ClusterNodes:
         if self.stale:
             await self.refresh()
         return [await self.redis.info(section, target_nodes=node) for node in self.redis.get_primaries()]
+
+    async def config(self, name: str) -> list[str]:
+        """The configuration of each primary under that name. Raises ResponseError where CONFIG is not allowed."""
+        if self.stale:
+            await self.refresh()
+        return [
+            str((await self.redis.config_get(name, target_nodes=node))[name]) for node in self.redis.get_primaries()
+        ]
 
 
 def first_key(command: Command) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import structlog
 from prometheus_client import Histogram
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from service.erasure import forget_transitions
 from service.errors import StoreUnavailable
@@ -123,6 +123,16 @@ def check_server(
         logger.warning(what)
 
 
+def check_appendfsync(policies: Sequence[str]) -> None:
+    """Raise StoreMisconfigured unless every server writes to its disk before it answers (ADR 7)."""
+    lax = sorted(set(policies) - {"always"})
+    if lax:
+        raise StoreMisconfigured(
+            f"durability is fsync, but the store's appendfsync is {' and '.join(lax)}, under which its WAITAOF answers before "
+            "the disk has anything. Run CONFIG SET appendfsync always"
+        )
+
+
 def version_of(head: bytes) -> bytes:
     """The part of a head that commits compare."""
     return head[: VERSION.size]
@@ -183,6 +193,8 @@ class Store:
             (marked,) = await self._link.pipeline([("GET", "ew:partitions")])
         for server, memory, persistence in zip(servers, memories, persistences, strict=True):
             check_server(server, memory, persistence, self._durability)
+        if self._durability == "fsync":
+            await self._check_appendfsync()
         if marked is not None and int(marked) != self._partitions:
             raise StoreMisconfigured(
                 f"this data set has {int(marked)} partitions, EMBERWATCH_PARTITIONS says {self._partitions}; "
@@ -190,6 +202,17 @@ class Store:
             )
         async with self._timed("check"):  # only a store we will use is marked, and the mark is the test of WAITAOF
             await self._link.pipeline([("SET", "ew:partitions", self._partitions, "NX")], durable=True)
+
+    async def _check_appendfsync(self) -> None:
+        async with self._timed("check"):
+            try:
+                policies = await self._link.config("appendfsync")
+            except ResponseError as error:
+                raise StoreMisconfigured(
+                    f"durability is fsync, and the store does not say whether its appendfsync is always: {error}. Allow "
+                    "CONFIG GET to this user"
+                ) from error
+        check_appendfsync(policies)
 
     async def load(self, vehicle_ids: Sequence[str]) -> list[Stored | None]:
         """Heads, their journals, and the snapshots that these name; head and journal of one moment."""

@@ -23,13 +23,23 @@ class MortalStore(ValkeyProcess):
             environment={"LD_PRELOAD": str(library), "EMBERWATCH_FSYNC_LEDGER": str(self._ledger)},
         )
 
+    @property
+    def log(self) -> Path:
+        """The append-only file."""
+        (log,) = self.folder.glob("appendonlydir/*.incr.aof")
+        return log
+
+    def synced(self) -> int:
+        """How many bytes of the append-only file an fsync has reached."""
+        inode = self.log.stat().st_ino
+        lines = (line.split() for line in self._ledger.read_text().splitlines()) if self._ledger.exists() else iter(())
+        return max((int(size) for number, size in lines if int(number) == inode), default=0)
+
     def cut_power(self) -> int:
         """Kill it and take away what no fsync had reached; how many bytes that was."""
         self.kill()
-        (log,) = self.folder.glob("appendonlydir/*.incr.aof")
-        inode, size = log.stat().st_ino, log.stat().st_size
-        lines = (line.split() for line in self._ledger.read_text().splitlines())
-        kept = max((int(synced) for number, synced in lines if int(number) == inode), default=0)
+        log, kept = self.log, self.synced()
+        size = log.stat().st_size
         os.truncate(log, kept)
         return size - kept
 

@@ -6,13 +6,11 @@ import resource
 import time
 from pathlib import Path
 
-import pytest
-
-from service.settings import Settings
 from tests.chaos.conftest import StartWorker
 from tests.chaos.power import MortalStore
 from tests.chaos.senders import Fleet
 from tests.chaos.truth import check, check_losses
+from tests.chaos.waitaof import early_answers
 from tests.processes import ServiceProcess, ValkeyProcess
 
 logger = logging.getLogger(__name__)
@@ -67,20 +65,27 @@ def test_a_power_cut_under_everysec_is_short_by_the_bound_and_healed(
         store.stop_if_running()
 
 
-@pytest.mark.skipif("durability" not in Settings.model_fields, reason="there is no durability setting yet")
-@pytest.mark.xfail(
-    run=False, reason="open: in one run of three, samples acknowledged up to 0.4 s before the emulated cut were gone"
-)
 def test_a_power_cut_under_fsync_loses_nothing(
     seed: int, rng: random.Random, tmp_path: Path, fsync_ledger: Path, start_worker: StartWorker
 ) -> None:
     """What was acknowledged is there, without any help of the devices."""
-    store = MortalStore(tmp_path / "store", fsync_ledger).start()
+    store = MortalStore(tmp_path / "store", fsync_ledger, "--appendfsync", "always").start()
     try:
         worker = start_worker(store.url, durability="fsync")
         play_power_cut(store, worker, Fleet([worker.url], seed, keep_s=0.0), rng, None)
     finally:
         store.stop_if_running()
+
+
+def test_what_the_store_calls_on_disk_is_on_disk(tmp_path: Path, fsync_ledger: Path) -> None:
+    """Durability fsync rests on this, and only `appendfsync always` gives it (ADR 7)."""
+    store = MortalStore(tmp_path / "store", fsync_ledger, "--appendfsync", "always").start()
+    try:
+        answers, early = early_answers(store, seconds=2.0)
+    finally:
+        store.stop_if_running()
+    assert answers > 50
+    assert early == 0
 
 
 def test_a_full_disk_refuses_and_recovers(

@@ -124,7 +124,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ValkeyPro
     nodes = []
     for _ in range(3):
         bus = str(free_port())
-        options = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-require-full-coverage", "no")
+        options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-require-full-coverage", "no"]
+        options += ["--appendfsync", "always"]
         nodes.append(ValkeyProcess(tmp_path_factory.mktemp("node"), *options).start())
     for i, node in enumerate(nodes):
         with node.client as client:

@@ -45,6 +45,17 @@ def test_it_starts_again_on_the_same_socket_with_its_data(tmp_path: Path, *, dee
     assert not store.alive()
 
 
+def test_who_needs_the_disk_makes_a_store_that_runs_already_wait_for_it(tmp_path: Path) -> None:
+    """A Valkey that was started for everysec is told to write before it answers when somebody attaches with fsync."""
+    first, second = EmbeddedStore(tmp_path), EmbeddedStore(tmp_path, fsync=True)
+    with redis.Redis.from_url(first.start()) as client:
+        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+        second.start()
+        assert client.config_get("appendfsync") == {"appendfsync": "always"}
+    second.stop()
+    first.stop()
+
+
 def test_a_restart_that_fails_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk at the first attempt does not end the attempts."""
     store = EmbeddedStore(tmp_path)

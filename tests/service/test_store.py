@@ -51,6 +51,14 @@ def test_durability_fsync_is_refused_where_nothing_is_written_to_disk(tmp_path_f
         asyncio.run(check("everysec"))
         with forgetful.client as client:
             client.config_set("appendonly", "yes")
+        with pytest.raises(StoreMisconfigured, match="CONFIG SET appendfsync always"):
+            asyncio.run(check("fsync"))  # WAITAOF answers too early under everysec: ADR 7
+        with forgetful.client as client:
+            client.config_set("appendfsync", "always")
         asyncio.run(check("fsync"))
+        with forgetful.client as client:
+            client.execute_command("ACL", "SETUSER", "default", "-config")
+        with pytest.raises(StoreMisconfigured, match="Allow CONFIG GET"):
+            asyncio.run(check("fsync"))
     finally:
         forgetful.kill()  # asked to stop while it begins its append-only file, it would go on
