@@ -20,6 +20,7 @@ class Calibration:
         alert_threshold: risk from which an alert becomes pending.
         resolve_threshold: risk below which it may resolve; at most alert_threshold.
         f2_threshold: risk that maximises F2 over instants, for reports.
+        critical_threshold: risk from which an alert is critical; None: half way from alert_threshold to certainty.
     """
 
     slope: float = 1.0
@@ -27,6 +28,7 @@ class Calibration:
     alert_threshold: float = 0.5
     resolve_threshold: float = 0.25
     f2_threshold: float = 0.5
+    critical_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.slope <= 0:
@@ -36,6 +38,14 @@ class Calibration:
                 "thresholds must satisfy 0 < resolve <= alert < 1, "
                 f"got {self.resolve_threshold} and {self.alert_threshold}"
             )
+        if not self.alert_threshold <= self.critical < 1:
+            raise ValueError(f"critical_threshold must lie in [{self.alert_threshold}, 1), got {self.critical}")
+
+    @property
+    def critical(self) -> float:
+        """Risk from which an alert is critical."""
+        given = self.critical_threshold
+        return 0.5 * (1.0 + self.alert_threshold) if given is None else given
 
     def risk(self, logit: NDArray[np.floating]) -> Floats:
         """Calibrated probability of a thermal event within the horizon, from logits of any shape."""

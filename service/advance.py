@@ -21,6 +21,7 @@ from service.samples import Samples
 from service.stages import Stages
 
 Longs = NDArray[np.int64]
+Singles = NDArray[np.float32]
 States = tuple[NDArray[np.float32], NDArray[np.float32]]  # conv and ssm, (vehicles, n_layer, d_inner, ...)
 
 
@@ -32,7 +33,8 @@ class Advanced:
         heads: (vehicles,) after the samples, sealed.
         entries: (rows,) of the journals, sealed.
         warming_up: (rows,) no alert could be raised yet.
-        transitions: of alerts, by row.
+        transitions: of alerts, in the order of their rows.
+        forecast_mean, forecast_log_scale: (rows, n_channels) of each row, made before it.
         finite: (rows,) whether the model gave a finite risk.
         before: states of the vehicles `copy_before` before their samples.
         after: states of the vehicles `copy_after` after them.
@@ -42,6 +44,8 @@ class Advanced:
     entries: Entries
     warming_up: NDArray[np.bool_]
     transitions: list[Transition]
+    forecast_mean: Singles
+    forecast_log_scale: Singles
     finite: NDArray[np.bool_]
     before: States
     after: States
@@ -57,6 +61,7 @@ class Batch:
         lengths: (vehicles,), at least 1.
         samples: (rows,).
         seqs: (rows,) their numbers.
+        heard_ms: when they came, epoch milliseconds.
         copy_before, copy_after: places of vehicles whose states are wanted.
     """
 
@@ -65,6 +70,7 @@ class Batch:
     lengths: Longs
     samples: Samples
     seqs: Longs
+    heard_ms: int
     copy_before: Longs
     copy_after: Longs
 
@@ -89,6 +95,8 @@ class Advance:
         self._layout = layout
         self._journals = journals
         self._policy = policy
+        self._limits = policy.packed()
+        self._nominal_ms = 1000.0 * checkpoint.config.nominal_interval_s
         self._metrics = metrics
         self._stages = stages
         self._step_thread = step_thread
@@ -103,8 +111,13 @@ class Advance:
         loop = asyncio.get_running_loop()
         scores, before, after = await loop.run_in_executor(self._step_thread, self._step, batch, features)
         with self._stages.time("alert"):
-            nats = self._surprise(batch, features, scores)
-            course = advance_alerts(self._policy, heads, batch.lengths, samples.ts_ms, scores.risk)
+            mean, log_scale = self._forecasts(batch, scores)
+            nats = surprise(features.z, features.present, mean, log_scale)
+            nats = np.where(features.ratio <= self._max_hold_ratio, nats, np.nan)
+            gap_ms = np.rint(features.ratio * self._nominal_ms).astype(np.int64)
+            course = advance_alerts(
+                self._limits, heads, batch.lengths, samples.ts_ms, gap_ms, scores.risk, nats.astype(np.float64)
+            )
             ends = np.cumsum(batch.lengths)
             behind = np.repeat(ends, batch.lengths) - np.arange(len(samples))  # 1: the vehicle's last row
             seen = np.repeat(heads["samples"].astype(np.int64) + batch.lengths, batch.lengths) - behind + 1
@@ -115,6 +128,8 @@ class Advance:
             entries=entries,
             warming_up=seen <= self._policy.warmup_samples,
             transitions=course.transitions,
+            forecast_mean=mean,
+            forecast_log_scale=log_scale,
             finite=np.isfinite(scores.risk),
             before=before,
             after=after,
@@ -130,13 +145,12 @@ class Advance:
                 scores = self._runtime.scan(batch.slots, batch.lengths, features)
             return scores, before, self._runtime.read(batch.slots[batch.copy_after])
 
-    def _surprise(self, batch: Batch, features: Features, scores: StepScores) -> NDArray[np.float64]:
-        """(rows,) nats under the forecast made before each row: the head's for a vehicle's first, else the row's before."""
+    def _forecasts(self, batch: Batch, scores: StepScores) -> tuple[Singles, Singles]:
+        """(rows, n_channels) means and log-scales made before each row: the head's for a vehicle's first, else the row's before."""
         firsts = np.cumsum(batch.lengths) - batch.lengths
         mean, log_scale = np.roll(scores.forecast_mean, 1, axis=0), np.roll(scores.forecast_log_scale, 1, axis=0)
         mean[firsts], log_scale[firsts] = batch.heads["forecast_mean"], batch.heads["forecast_log_scale"]
-        nats = surprise(features.z, features.present, mean, log_scale)
-        return np.where(features.ratio <= self._max_hold_ratio, nats, np.nan)
+        return mean, log_scale
 
     def _entries(
         self,
@@ -164,6 +178,7 @@ class Advance:
             scores.forecast_mean[lasts],
             scores.forecast_log_scale[lasts],
         )
+        heads["heard_ms"] = batch.heard_ms
         heads["samples"] += batch.lengths.astype(np.uint32)
         heads["fingerprint"] = self._layout.fingerprint_bytes
         seal(heads)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -208,18 +209,25 @@ def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
     Raises:
         ValueError: the thresholds that result are out of order.
     """
-    threshold = settings.alert_threshold or checkpoint.calibration.alert_threshold
-    resolve = settings.resolve_threshold or min(checkpoint.calibration.resolve_threshold, threshold)
-    if resolve > threshold:
-        raise ValueError(f"resolve_threshold {resolve} is above alert_threshold {threshold}")
-    return AlertPolicy(
+    known = checkpoint.calibration
+    threshold = settings.alert_threshold or known.alert_threshold
+    anomaly = math.inf if settings.anomaly_threshold is None else settings.anomaly_threshold
+    policy = AlertPolicy(
         threshold=threshold,
-        resolve_threshold=resolve,
+        resolve_threshold=settings.resolve_threshold or min(known.resolve_threshold, threshold),
         for_s=settings.alert_for_s,
         keep_firing_s=settings.alert_keep_firing_s,
         warmup_samples=checkpoint.warmup_samples,
         horizon_s=checkpoint.horizon_s,
+        critical_threshold=settings.critical_threshold or max(known.critical, threshold),
+        stale_after_s=settings.stale_after_s,
+        anomaly_threshold=anomaly,
+        anomaly_resolve_threshold=anomaly,
+        anomaly_smoothing_s=300.0,
+        anomaly_highest=10.0,
     )
+    policy.packed()  # raises now what would raise at the first sample
+    return policy
 
 
 async def start_embedded(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> str:

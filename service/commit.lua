@@ -1,17 +1,28 @@
 -- Commits one batch of vehicles of one partition, each on its own: a loser never fails its neighbours.
 --
--- KEYS  vehicles (by last ts), risks, alerts (hash), transitions (stream), then per vehicle: head, journal,
+-- KEYS  vehicles (by when they were heard), risks, alerts (hash), transitions (stream), open alerts (hash), then per vehicle: head, journal,
 --       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not)
 -- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, then per vehicle:
 --       id, expected version, new head, entries to append,
 --       new base ('' leaves it), expected base ('' takes any), entries to keep when the base is new,
---       what becomes of its alert, line by line ('-' forget, '=' and JSON: replace it, which is no
---       news; else JSON: replace and tell)
+--       what becomes of its alerts, line by line: what to do, the alert's field, its place among the open ones
+--       ('-': it is not open) and its record. '+' replaces the record and tells, '=' replaces it and is no news,
+--       '~' forgets and tells, '-' (a field, nothing else) forgets
 -- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 0 (head or base has moved on) or
 -- -1 (the new snapshot is not there).
-local shared, per_key, per_arg, first_arg = 4, 4, 8, 4
+local shared, per_key, per_arg, first_arg = 5, 4, 8, 4
 local last_of_version, base_bytes, entry_bytes = tonumber(ARGV[2]) - 1, tonumber(ARGV[3]), tonumber(ARGV[4])
-local results, by_ts, by_risk = {}, {}, {}
+local results, by_heard, by_risk = {}, {}, {}
+
+-- An alert that was acknowledged stays so, however long ago the worker read it. In JSON a bare quote ends a text, so
+-- that the field is found where it is and nowhere else; "id" is the first field of a record, "acknowledged" the last.
+local function acknowledged(field, alert)
+  local last, before = ', "acknowledged": ', redis.call('HGET', KEYS[3], field)
+  local id = string.match(alert, '^{"id": "[^"]+"')
+  if not before or not id or string.sub(before, 1, #id) ~= id then return alert end
+  local from, to = string.find(before, last, 1, true), string.find(alert, last, 1, true)
+  return from and to and string.sub(alert, 1, to - 1) .. string.sub(before, from) or alert
+end
 
 for i = 1, (#KEYS - shared) / per_key do
   local k, a = shared + (i - 1) * per_key, first_arg + (i - 1) * per_arg
@@ -28,11 +39,11 @@ for i = 1, (#KEYS - shared) / per_key do
     end
   end
   if results[i] == 1 then
-    local ts, risk = struct.unpack('<i8', record, 25), struct.unpack('<f', record, 41)
-    if ts < 0 then
+    local heard, risk = struct.unpack('<i8', record, 49), struct.unpack('<f', record, 41)
+    if heard < 0 then
       redis.call('ZADD', KEYS[1], 'NX', 0, id)  -- announced, never heard of
     else
-      by_ts[#by_ts + 1], by_ts[#by_ts + 2] = ts, id
+      by_heard[#by_heard + 1], by_heard[#by_heard + 2] = heard, id
     end
     by_risk[#by_risk + 1], by_risk[#by_risk + 2] = risk == risk and risk or 0, id
   elseif fresh ~= head then
@@ -41,7 +52,7 @@ for i = 1, (#KEYS - shared) / per_key do
 end
 
 -- What can fail on a key of the wrong type comes before what cannot be undone.
-if #by_ts > 0 then redis.call('ZADD', KEYS[1], unpack(by_ts)) end
+if #by_heard > 0 then redis.call('ZADD', KEYS[1], unpack(by_heard)) end
 if #by_risk > 0 then redis.call('ZADD', KEYS[2], unpack(by_risk)) end
 
 for i = 1, #results do
@@ -60,15 +71,12 @@ for i = 1, #results do
       if fresh ~= head then redis.call('PERSIST', fresh) end
       if old ~= head then redis.call('UNLINK', old) end
     end
-    for alert in string.gmatch(alerts, '[^\n]+') do
-      if alert == '-' then
-        redis.call('HDEL', KEYS[3], id)
-      elseif string.sub(alert, 1, 1) == '=' then
-        redis.call('HSET', KEYS[3], id, string.sub(alert, 2))
-      else
-        redis.call('HSET', KEYS[3], id, alert)
-        redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert)
-      end
+    for line in string.gmatch(alerts, '[^\n]+') do
+      local what, field, place, alert = string.match(line, '^(.)(%S+) ?(%S*) ?(.*)$')
+      if place == '' or place == '-' then redis.call('HDEL', KEYS[5], field) else redis.call('HSET', KEYS[5], field, place) end
+      if what == '+' or what == '~' then alert = acknowledged(field, alert) end
+      if what == '-' or what == '~' then redis.call('HDEL', KEYS[3], field) else redis.call('HSET', KEYS[3], field, alert) end
+      if what == '+' or what == '~' then redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert) end
     end
   end
 end

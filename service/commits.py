@@ -1,17 +1,14 @@
 """From an advanced batch to what each vehicle asks of the store, and back: which journals are appended to, which begin anew."""
 
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from service.advance import Advanced, Batch
-from service.alerts import RULE, AlertPolicy, Transition, alert_record
+from service.alerting.news import News, Newsroom, lines_of
 from service.head import HeadLayout, Heads
 from service.journal import BASE_DTYPE, KEEP, JournalLayout
 from service.metrics import Metrics
@@ -21,8 +18,6 @@ from service.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.store import Commit, Outcome, Rebase, Store
 
 logger = structlog.get_logger(__name__)
-
-FORGET = "-"  # see commit.lua
 
 Longs = NDArray[np.int64]
 
@@ -55,7 +50,7 @@ class Committer:
         self,
         layout: HeadLayout,
         journals: JournalLayout,
-        policy: AlertPolicy,
+        newsroom: Newsroom,
         residency: Residency,
         store: Store,
         metrics: Metrics,
@@ -64,7 +59,7 @@ class Committer:
     ) -> None:
         self._layout = layout
         self._journals = journals
-        self._policy = policy
+        self._newsroom = newsroom
         self._residency = residency
         self._store = store
         self._metrics = metrics
@@ -83,13 +78,19 @@ class Committer:
         return Plan(np.flatnonzero(due)[:room], np.flatnonzero(through))
 
     def commits(
-        self, vehicle_ids: Sequence[str], batch: Batch, advanced: Advanced, plan: Plan, usable: NDArray[np.bool_]
+        self,
+        vehicle_ids: Sequence[str],
+        batch: Batch,
+        advanced: Advanced,
+        plan: Plan,
+        usable: NDArray[np.bool_],
+        news: Sequence[News],
     ) -> list[Commit]:
         """What each usable vehicle asks of the store."""
         heads, entries = advanced.heads.tobytes(), advanced.entries.tobytes()
         width, size = self._layout.dtype.itemsize, self._journals.dtype.itemsize
         ends = (np.cumsum(batch.lengths) * size).tolist()
-        alerts = self._alert_lines(vehicle_ids, batch, advanced)
+        alerts = lines_of(news)
         rebases = self._rebases(vehicle_ids, batch, advanced, plan)
         found = [
             Commit(
@@ -132,32 +133,6 @@ class Committer:
             found[i] = before._replace(base=base, snapshot=state)
         return found
 
-    def _alert_lines(self, vehicle_ids: Sequence[str], batch: Batch, advanced: Advanced) -> dict[int, str]:
-        """What becomes of each vehicle's alert, by place; of several changes at one row the last counts."""
-        if not advanced.transitions:
-            return {}
-        owner = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
-        lines: dict[int, list[str]] = {}
-        for change in {change.row: change for change in advanced.transitions}.values():
-            i = int(owner[change.row])
-            record = self._record(vehicle_ids[i], advanced, i, change)
-            lines.setdefault(i, []).append(FORGET if change.to == "lapsed" else json.dumps(record))
-        return {i: "\n".join(of_vehicle) for i, of_vehicle in lines.items()}
-
-    def _record(self, vehicle_id: str, advanced: Advanced, i: int, change: Transition) -> dict[str, Any]:
-        """The alert of one change, as stored."""
-        entry = advanced.entries[change.row]
-        return alert_record(
-            self._policy,
-            vehicle_id,
-            advanced.heads[i],
-            change,
-            ts_ms=int(entry["ts_ms"]),
-            seq=int(entry["seq"]),
-            risk=float(entry["risk"]),
-            fingerprint=self._layout.fingerprint,
-        )
-
     async def commit(self, commits: list[Commit], usable: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Outcomes (vehicles,); those not usable count as lost and were never sent."""
         outcomes = np.full(len(usable), Outcome.LOST, np.int64)
@@ -172,6 +147,7 @@ class Committer:
         advanced: Advanced,
         commits: list[Commit],
         outcomes: NDArray[np.int64],
+        news: Sequence[News],
     ) -> None:
         """Keep what was committed in the cache, drop what was not, tell of alerts that changed."""
         won = outcomes >= Outcome.WON
@@ -191,14 +167,4 @@ class Committer:
             logger.error(
                 "the journal is gone from the store; the next commit writes the state", vehicle_id=vehicle_ids[i]
             )
-        for change in advanced.transitions:
-            i = int(owner[change.row])
-            if won[i]:
-                self._announce(vehicle_ids[i], advanced, i, change)
-
-    def _announce(self, vehicle_id: str, advanced: Advanced, i: int, change: Transition) -> None:
-        """Count and log one committed change of an alert."""
-        self._metrics.alert_transitions.labels(RULE, change.to).inc()
-        if change.to != "lapsed":
-            level = logging.WARNING if change.to == "firing" else logging.INFO
-            logger.log(level, "alert", **self._record(vehicle_id, advanced, i, change))
+        self._newsroom.announce([one for one in news if won[one.place]])

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
 from service.advance import Advance, Advanced, Batch
+from service.alerting.explanation import Explainer
+from service.alerting.news import Newsroom
 from service.alerts import AlertPolicy
 from service.claims import Claims
 from service.commits import Committer
@@ -86,9 +88,12 @@ class StateEngine:
         self._advance = Advance(
             checkpoint, runtime, self.layout, self.journals, policy, metrics, self._stages, self._step_thread
         )
-        self._committer = Committer(self.layout, self.journals, policy, self._residency, store, metrics, every, dtype)
-        self._sessions = Sessions(self.layout, self.journals, policy, self._residency, store, metrics)
-
+        explainer = Explainer(checkpoint.schema, checkpoint.prior)
+        self._newsroom = Newsroom(policy, explainer, self.fingerprint, self.journals, store, metrics)
+        self._committer = Committer(
+            self.layout, self.journals, self._newsroom, self._residency, store, metrics, every, dtype
+        )
+        self._sessions = Sessions(self.layout, self.journals, self._newsroom, self._residency, store, metrics)
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
         self.transfer = VehicleTransfer(
             self.layout,
@@ -215,6 +220,7 @@ class StateEngine:
             lengths=lengths[active],
             samples=runs.samples if len(rows) == len(runs.order) else runs.samples.take(rows),
             seqs=judgement.seq[rows],
+            heard_ms=int(self._clock() * 1000.0),
             copy_before=plan.due,
             copy_after=plan.written_through,
         )
@@ -230,14 +236,15 @@ class StateEngine:
             usable = np.ones(len(active), np.bool_)
             usable[owner[~advanced.finite]] = False
             with self._stages.time("pack"):
-                commits = self._committer.commits(vehicle_ids, batch, advanced, plan, usable)
+                news = await self._newsroom(vehicle_ids, batch, advanced) if advanced.transitions else []
+                commits = self._committer.commits(vehicle_ids, batch, advanced, plan, usable, news)
             with self._stages.time("commit"):
                 outcomes = await self._committer.commit(commits, usable)
         except BaseException:
             self._residency.drop(vehicle_ids)  # their slots ran ahead of the store
             raise
         won = outcomes >= Outcome.WON
-        self._committer.settle(vehicle_ids, batch, advanced, commits, outcomes)
+        self._committer.settle(vehicle_ids, batch, advanced, commits, outcomes, news)
         self._answer(rows, advanced, won[owner], answers, judgement)
         self._refuse_not_finite(rows, owner, advanced.finite, runs, answers)
         return active[~won]

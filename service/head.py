@@ -1,24 +1,25 @@
 """The head: the small fixed-layout record that is everything the service knows of a vehicle beside its state.
 
-One NumPy structured dtype, `(epoch, layout, seq, nonce, last_ts_ms)` first: those 32 bytes are the version that every
-commit compares, and they stay where they are whatever else a later layout changes. A batch of heads is a structured
+One NumPy structured dtype, `(epoch, layout, revision, seq, nonce, last_ts_ms)` first: those 32 bytes are the version that
+every commit compares, and they stay where they are whatever else a later layout changes. A batch of heads is a structured
 array, packed and unpacked without touching fields one by one. What was answered to the last samples is in the journal.
 """
 
 import struct
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.alert_machine import MACHINE_DTYPE, Phase, new_machines
 from model.preprocess import Preprocessor
 from service.accepted_seqs import N_INTERVALS
 from service.checksum import intact, record_dtype, seal
 from service.samples import NO_SEQ
 
 NEVER_MS = -1
-LAYOUT = 2  # 2: answers went to the journal; checksum
+LAYOUT = 3  # 2: answers went to the journal; checksum. 3: machines of two alert rules, when the vehicle was heard
+N_RULES = 2
 
 Heads = NDArray[np.void]
 
@@ -28,12 +29,13 @@ class Version(NamedTuple):
 
     epoch: int
     layout: int
+    revision: int
     seq: int
     nonce: int
     last_ts_ms: int
 
 
-VERSION = struct.Struct("<IIqQq")
+VERSION = struct.Struct("<IHHqQq")
 
 
 def read_version(data: bytes) -> Version | None:
@@ -41,22 +43,33 @@ def read_version(data: bytes) -> Version | None:
     return Version(*VERSION.unpack_from(data)) if len(data) >= VERSION.size else None
 
 
-class Phase(IntEnum):
-    """Phase of a vehicle's alert."""
-
-    INACTIVE = 0
-    PENDING = 1
-    FIRING = 2
+LAYOUT_2_ALERT = np.dtype([("phase", "<i8"), ("first_crossed_ms", "<i8"), ("fired_ms", "<i8"), ("below_ms", "<i8")])
 
 
-ALERT_DTYPE = np.dtype(
-    [
-        ("phase", "<i8"),
-        ("first_crossed_ms", "<i8"),  # when risk first reached the threshold
-        ("fired_ms", "<i8"),
-        ("below_ms", "<i8"),  # since when risk has been under the resolve threshold, or -1
-    ]
-)
+def layout_2(preprocessor: Preprocessor) -> np.dtype[np.void]:
+    """The dtype of heads of layout 2."""
+    n = len(preprocessor.schema.channels)
+    return record_dtype(
+        [
+            ("epoch", "<u4"),
+            ("layout", "<u4"),
+            ("seq", "<i8"),
+            ("nonce", "<u8"),
+            ("last_ts_ms", "<i8"),
+            ("accepted", "<u4"),
+            ("samples", "<u4"),
+            ("risk", "<f4"),
+            ("surprise", "<f4"),
+            ("check", "<u4"),
+            ("n_intervals", "<u4"),
+            ("intervals", "<i8", (N_INTERVALS, 2)),
+            ("alert", LAYOUT_2_ALERT),
+            ("fingerprint", "u1", (16,)),
+            ("forecast_mean", "<f4", (n,)),
+            ("forecast_log_scale", "<f4", (n,)),
+            ("preprocess", preprocessor.dtype),
+        ]
+    )
 
 
 class HeadLayout:
@@ -67,11 +80,12 @@ class HeadLayout:
         self.fingerprint = fingerprint  # 32 hex digits
         self.fingerprint_bytes = np.frombuffer(bytes.fromhex(fingerprint), "u1")
         self._preprocessor = preprocessor
-        # Aligned, so that compiled code reads the fields where they are; the scripts read the first 48 bytes.
+        # Aligned, so that compiled code reads the fields where they are; the scripts read the first 56 bytes.
         self.dtype = record_dtype(
             [
                 ("epoch", "<u4"),
-                ("layout", "<u4"),
+                ("layout", "<u2"),
+                ("revision", "<u2"),  # counts what time alone changed
                 ("seq", "<i8"),  # last accepted, or NO_SEQ
                 ("nonce", "<u8"),  # of the commit that wrote this head; 0 before the first
                 ("last_ts_ms", "<i8"),  # last accepted, or NEVER_MS; the session's order, whatever becomes of the model
@@ -79,22 +93,25 @@ class HeadLayout:
                 ("samples", "<u4"),  # of those, what this model has seen
                 ("risk", "<f4"),
                 ("surprise", "<f4"),
+                ("heard_ms", "<i8"),  # when the last sample came, by the worker's clock; or NEVER_MS
                 ("check", "<u4"),  # over the whole record
                 ("n_intervals", "<u4"),
                 ("intervals", "<i8", (N_INTERVALS, 2)),  # accepted seqs, first and last of each run
-                ("alert", ALERT_DTYPE),
+                ("alert", MACHINE_DTYPE, (N_RULES,)),
                 ("fingerprint", "u1", (16,)),  # of the model whose state this is
                 ("forecast_mean", "<f4", (n,)),
                 ("forecast_log_scale", "<f4", (n,)),
                 ("preprocess", preprocessor.dtype),
             ]
         )
+        self._layout_2 = layout_2(preprocessor)
 
     def new_session(self, epoch: int) -> Heads:
         """Head of a session that has seen nothing; (1,), sealed."""
         head = np.zeros(1, self.dtype)
         head["epoch"], head["layout"], head["seq"], head["last_ts_ms"] = epoch, LAYOUT, NO_SEQ, NEVER_MS
-        head["alert"]["below_ms"] = -1
+        head["heard_ms"] = NEVER_MS
+        head["alert"] = new_machines((1, N_RULES))
         self.clear_model(head)
         seal(head)
         return head
@@ -109,11 +126,14 @@ class HeadLayout:
         head["preprocess"] = self._preprocessor.initial_state(1)[0]
 
     def unpack(self, data: bytes) -> Heads:
-        """A head from its bytes; (1,), writable.
+        """A head from its bytes; (1,), writable. One of layout 2 is taken over as layout 3.
 
         Raises:
             ValueError: another length, another layout, or damaged.
         """
+        version = read_version(data)
+        if version is not None and version.layout == 2 and len(data) == self._layout_2.itemsize:
+            return self._take_over(data)
         if len(data) != self.dtype.itemsize:
             raise ValueError(f"head has {len(data)} bytes, this layout has {self.dtype.itemsize}")
         head = np.frombuffer(data, self.dtype).copy()
@@ -121,6 +141,30 @@ class HeadLayout:
             raise ValueError(f"head has layout {int(head['layout'][0])}, this version writes {LAYOUT}")
         if not intact(head)[0]:
             raise ValueError("head is damaged: its checksum does not match")
+        return head
+
+    def _take_over(self, data: bytes) -> Heads:
+        """A head of layout 2 as one of this layout: everything is kept, its alert as that of `thermal_risk`.
+
+        Raises:
+            ValueError: damaged.
+        """
+        old = np.frombuffer(data, self._layout_2)
+        if not intact(old)[0]:
+            raise ValueError("head is damaged: its checksum does not match")
+        head = self.new_session(int(old["epoch"][0]))
+        for name in self._layout_2.names or ():
+            if name not in {"layout", "alert", "check", "reserved"}:
+                head[name] = old[name]
+        head["heard_ms"] = old["last_ts_ms"]  # the best guess
+        alert, machine = old["alert"][0], head["alert"][0, 0]
+        if alert["phase"]:
+            below_ms = int(alert["below_ms"])
+            machine["phase"] = Phase.RECOVERING if below_ms >= 0 else int(alert["phase"])
+            machine["first_crossed_ms"], machine["fired_ms"] = alert["first_crossed_ms"], alert["fired_ms"]
+            machine["since_ms"], machine["changes"] = below_ms, int(machine["phase"])
+            machine["peak"] = np.nan_to_num(old["risk"][0])
+        seal(head)
         return head
 
     def is_current(self, head: np.void) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.head import Phase
+from model.alert_machine import Phase
 from service.samples import ACCEPTED, NO_SEQ, Answers, FieldError, Status
 
 WORDS = tuple(status.word for status in Status)

@@ -1,15 +1,15 @@
 """What ends or begins a vehicle's session from outside: resets. The caller holds the vehicle."""
 
-import json
 import secrets
-from typing import Any
 
 import structlog
 
-from service.alerts import RULE, AlertPolicy, Transition, alert_record
+from model.alert_machine import Phase
+from service.alerting.news import News, Newsroom, lines_of
+from service.alerting.record import Instant
+from service.alerts import Rule, Transition
 from service.checksum import seal
-from service.commits import FORGET
-from service.head import HeadLayout, Phase, read_version
+from service.head import HeadLayout, read_version
 from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
@@ -25,14 +25,14 @@ class Sessions:
         self,
         layout: HeadLayout,
         journals: JournalLayout,
-        policy: AlertPolicy,
+        newsroom: Newsroom,
         residency: Residency,
         store: Store,
         metrics: Metrics,
     ) -> None:
         self._layout = layout
         self._journals = journals
-        self._policy = policy
+        self._newsroom = newsroom
         self._residency = residency
         self._store = store
         self._metrics = metrics
@@ -50,7 +50,7 @@ class Sessions:
         head = self._layout.new_session(epoch)
         head["nonce"] = secrets.randbits(64) | 1
         seal(head)
-        alerts, resolves = self._closing_alert(vehicle_id, before)
+        news = await self._closing(vehicle_id, before)
         commit = Commit(
             vehicle_id,
             expected=ABSENT if before is None else version_of(before.head),
@@ -63,36 +63,36 @@ class Sessions:
                 keep=0,
                 old=None if before is None else self._store.snapshot_key(vehicle_id, before),
             ),
-            alerts=alerts,
+            alerts=lines_of(news).get(0, ""),
         )
         if (await self._store.commit([commit]))[0] < Outcome.WON:
             return None
-        if resolves:
-            self._metrics.alert_transitions.labels(RULE, "resolved").inc()
+        self._newsroom.announce(news)
         self._metrics.state_resets.labels("session").inc()
         logger.info("session reset", vehicle_id=vehicle_id, epoch=epoch)
         return epoch
 
-    def _closing_alert(self, vehicle_id: str, before: Stored | None) -> tuple[str, bool]:
-        """What becomes of the alert of the session that ends: a firing one is resolved, a pending one lapses."""
+    async def _closing(self, vehicle_id: str, before: Stored | None) -> list[News]:
+        """What becomes of the alerts of the session that ends: open ones are resolved, pending ones lapse."""
         try:
             head = self._layout.unpack(b"" if before is None else before.head)[0]
         except ValueError:
-            return "", False  # no session, or another layout's: its alert machine cannot be read
-        alert, phase = head["alert"], Phase(int(head["alert"]["phase"]))
-        if phase is Phase.PENDING:
-            return FORGET, False
-        if phase is not Phase.FIRING:
-            return "", False
-        closing = Transition(0, "resolved", int(alert["first_crossed_ms"]), int(alert["fired_ms"]))
-        record: dict[str, Any] = alert_record(
-            self._policy,
-            vehicle_id,
-            head,
-            closing,
-            ts_ms=int(head["last_ts_ms"]),
-            seq=int(head["seq"]),
-            risk=float(head["risk"]),
-            fingerprint=self._layout.fingerprint,
+            return []  # no session, or a head that cannot be read
+        news = []
+        at = Instant(
+            int(head["last_ts_ms"]),
+            int(head["seq"]),
+            float(head["risk"]),
+            float(head["surprise"]),
+            int(head["last_ts_ms"]),
         )
-        return json.dumps(record), True
+        for rule in Rule:
+            machine = head["alert"][rule]
+            phase = Phase(int(machine["phase"]))
+            if phase is not Phase.INACTIVE:
+                machine["changes"] += 1
+                to = "lapsed" if phase is Phase.PENDING else "resolved"
+                change = Transition(rule, to, int(machine["changes"]), machine)
+                why = await self._newsroom.said(vehicle_id, rule)
+                news.append(News(0, change, self._newsroom.record(vehicle_id, head, change, at, why)))
+        return news

@@ -71,8 +71,17 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(30.0, gt=0, description="for the body of a request to arrive")
     alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
     resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")
-    alert_for_s: float = Field(60.0, ge=0, description="how long risk must stay high before an alert fires")
-    alert_keep_firing_s: float = Field(300.0, ge=0, description="how long risk must stay low before it resolves")
+    critical_threshold: float | None = Field(
+        None, gt=0, lt=1, description="risk that is critical; default: checkpoint's"
+    )
+    anomaly_threshold: float | None = Field(
+        None, description="smoothed surprise, nats per channel, that raises telemetry_anomaly; default: off"
+    )
+    alert_for_s: float = Field(60.0, ge=0, description="how long it must stay high before an alert fires or escalates")
+    alert_keep_firing_s: float = Field(300.0, ge=0, description="how long it must stay low before an alert resolves")
+    stale_after_s: float = Field(
+        300.0, ge=60, description="silence after which a vehicle, and its open alert, is stale"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info")
     log_format: Literal["json", "console"] = Field("json")
 

@@ -3,8 +3,10 @@
     {ew:p}:v:<id>:head                         the head (service/head.py)
     {ew:p}:v:<id>:journal                      what was accepted lately, after a base that names a snapshot (service/journal.py)
     {ew:p}:v:<id>:snap:<epoch>:<seq>:<nonce>   the recurrent state (service/state_codec.py) that a base names
-    {ew:p}:vehicles, {ew:p}:risks              vehicles by last ts and by last risk
-    {ew:p}:alerts, {ew:p}:transitions          last alert of each vehicle; stream of what changed
+    {ew:p}:vehicles, {ew:p}:risks              vehicles by when they were heard and by last risk
+    {ew:p}:alerts, {ew:p}:open                 last alert of each vehicle and rule; phase and severity of the open ones
+    {ew:p}:transitions                         stream of what changed
+    {ew:p}:lease                               whose turn it is to see to what time alone changes
     {ew:p}:fence                               written and waited for before something read is acknowledged (durability fsync)
     ew:partitions                              how many partitions this data set has
 
@@ -12,7 +14,6 @@ A snapshot is written to a fresh key that expires; then a script points the jour
 unlinks the old one: two writers can never overwrite the bytes that a base names, and orphans go away by themselves.
 """
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -81,7 +82,7 @@ class Commit(NamedTuple):
     head: bytes
     entries: bytes  # of the journal
     rebase: Rebase | None
-    alerts: str = ""  # line by line: '-' forgets the vehicle's alert, else JSON replaces it
+    alerts: str = ""  # what becomes of the vehicle's alerts, line by line (service/commit.lua)
 
 
 class Flip(NamedTuple):
@@ -319,7 +320,7 @@ class Store:
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
-        keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:4]]
+        keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:5]]
         args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes]
         for vehicle_id, expected, head, entries, rebase, alerts in commits:
             at = self._keys(vehicle_id)
@@ -363,11 +364,39 @@ class Store:
         async with self._timed("list"):
             return await ranked_vehicles(self._link, self._partitions, limit, after)
 
-    async def alerts(self) -> list[dict[str, Any]]:
-        """The last alert of every vehicle that has had one."""
+    async def alerts(self) -> list[bytes]:
+        """The last alerts of all vehicles, as stored."""
         async with self._timed("alerts"):
             replies = await self._link.pipeline([("HVALS", partition_keys(p).alerts) for p in range(self._partitions)])
-        return [json.loads(text) for reply in replies for text in reply]
+        return [text for reply in replies for text in reply]
+
+    async def open_alerts(self) -> list[bytes]:
+        """The alerts that are open, as stored."""
+        async with self._timed("alerts"):
+            replies = await self._link.pipeline([("HKEYS", partition_keys(p).open) for p in range(self._partitions)])
+            asked = [("HMGET", partition_keys(p).alerts, *fields) for p, fields in enumerate(replies) if fields]
+            found = await self._link.pipeline(asked) if asked else []
+        return [text for reply in found for text in reply if text is not None]
+
+    async def alerts_of(self, vehicle_id: str, fields: Sequence[str]) -> list[bytes | None]:
+        """The last alerts of one vehicle under these fields, as stored."""
+        alerts = partition_keys(self._keys(vehicle_id).partition).alerts
+        async with self._timed("alerts"):
+            found: list[bytes | None] = (await self._link.pipeline([("HMGET", alerts, *fields)]))[0]
+        return found
+
+    async def alert_background(
+        self, wanted: Sequence[tuple[str, str]], entries: int
+    ) -> list[tuple[bytes, bytes | None]]:
+        """For vehicles and rules: so many last entries of the journal, and the last alert, as stored."""
+        commands: list[Command] = []
+        for vehicle_id, rule in wanted:
+            at = self._keys(vehicle_id)
+            commands.append(("GETRANGE", at.journal, -max(entries * self._entry_bytes, 1), -1))
+            commands.append(("HGET", partition_keys(at.partition).alerts, f"{vehicle_id}|{rule}"))
+        async with self._timed("alerts"):
+            replies = await self._link.pipeline(commands)
+        return list(zip(replies[::2], replies[1::2], strict=True))
 
     async def vehicle_ids(self) -> list[str]:
         """Every vehicle that is there all the while that this takes, and perhaps some that come or go meanwhile."""
@@ -391,21 +420,17 @@ class Store:
                 await self._link.pipeline([("ZCARD", partition_keys(p).vehicles) for p in range(self._partitions)])
             )
 
-    async def alert_of(self, vehicle_id: str) -> bytes:
-        """The vehicle's last alert as JSON; nothing if it has had none."""
-        alerts = partition_keys(self._keys(vehicle_id).partition).alerts
-        async with self._timed("alerts"):
-            return (await self._link.pipeline([("HGET", alerts, vehicle_id)]))[0] or b""
-
-    async def erase(self, vehicle_id: str, before: Stored | None) -> bool:
-        """Delete everything of a vehicle that is as it was read before; False if it has moved on."""
+    async def erase(self, vehicle_id: str, before: Stored | None, rules: Sequence[str]) -> bool:
+        """Delete everything of a vehicle that is as it was read before, alerts of these rules too; False if it has moved on."""
         at = self._keys(vehicle_id)
         shared = partition_keys(at.partition)
         snapshot = None if before is None else self.snapshot_key(vehicle_id, before)
-        keys = (shared.vehicles, shared.risks, shared.alerts, at.head, at.journal, snapshot or at.head)
+        keys = (shared.vehicles, shared.risks, shared.alerts, shared.open, at.head, at.journal, snapshot or at.head)
         expected, base = (ABSENT, NO_BASE) if before is None else (version_of(before.head), before.base)
         async with self._timed("erase"):
-            erased = (await self._link.pipeline([ERASE.call(keys, (vehicle_id, expected, base))], durable=True))[0]
+            erased = (
+                await self._link.pipeline([ERASE.call(keys, (vehicle_id, expected, base, *rules))], durable=True)
+            )[0]
             if erased:
                 await forget_transitions(self._link, shared.transitions, vehicle_id)
         return bool(erased)

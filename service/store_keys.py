@@ -36,11 +36,13 @@ class VehicleKeys(NamedTuple):
 class PartitionKeys(NamedTuple):
     """What the vehicles of a partition share."""
 
-    vehicles: str  # sorted set by last ts
+    vehicles: str  # sorted set by when they were last heard
     risks: str  # sorted set by last risk
-    alerts: str  # hash: last alert of each vehicle
+    alerts: str  # hash: last alert of each vehicle and rule
     transitions: str  # stream of what changed
+    open: str  # hash: phase and severity of the alerts that are open
     fence: str
+    lease: str  # whose turn it is to sweep
 
 
 def partition_of(vehicle_id: str, partitions: int) -> int:
@@ -60,4 +62,4 @@ def vehicle_keys(vehicle_id: str, partitions: int) -> VehicleKeys:
 def partition_keys(partition: int) -> PartitionKeys:
     """The keys of one partition."""
     tag = f"{{ew:{partition}}}"
-    return PartitionKeys(f"{tag}:vehicles", f"{tag}:risks", f"{tag}:alerts", f"{tag}:transitions", f"{tag}:fence")
+    return PartitionKeys(*(f"{tag}:{name}" for name in PartitionKeys._fields))

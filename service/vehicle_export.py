@@ -8,7 +8,7 @@ offset  size  field
 40     .  vehicle id (ASCII)
       .  head (service/head.py): session, normaliser, Kalman filter, alert machine, accepted numbers
       .  state (service/state_codec.py, fp32) after the head's last sample
-      .  alert, the vehicle's last one as JSON; empty when there is none
+      .  alerts, the vehicle's last one of each rule as a JSON array; empty when there is none
       .  the last journal entries (service/journal.py), the head's last sample last: answers to retries
 
 This module does not know what is inside head and entries; who imports them checks that (service/vehicle_transfer.py).
@@ -40,7 +40,7 @@ class Export:
     vehicle_id: str
     head: bytes
     state: bytes  # a snapshot
-    alert: bytes  # JSON, or nothing
+    alert: bytes  # JSON array, or nothing
     entries: bytes
     entry_bytes: int
 

@@ -4,10 +4,14 @@ import json
 from dataclasses import dataclass
 
 import structlog
+from pydantic import ValidationError
 
+from service.alerting.news import FORGET, line_of
+from service.alerting.record import Record, field_of, place_of, read_record
+from service.alerting.schemas import Alert
+from service.alerts import Rule
 from service.checksum import seal
 from service.claims import Claims
-from service.commits import FORGET
 from service.errors import ServiceError, StoreUnavailable
 from service.head import HeadLayout, Heads, Version, read_version
 from service.journal import KEEP, JournalError, JournalLayout
@@ -21,7 +25,7 @@ from service.vehicle_export import Export, ExportError
 logger = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
-REPLACE_QUIETLY = "="  # see commit.lua: an alert that is not news
+RULES = tuple(rule.word for rule in Rule)
 
 
 class UnusableExport(ServiceError):
@@ -83,6 +87,7 @@ class Installable:
     head: Heads  # (1,), sealed, with a nonce of its own
     entries: bytes
     base: bytes
+    alerts: list[Record]  # the vehicle's last ones
 
 
 class VehicleTransfer:
@@ -118,22 +123,23 @@ class VehicleTransfer:
                 stored = await self._store.peek(vehicle_id)
                 if held is None or stored is None:
                     return None
-                alert = await self._store.alert_of(vehicle_id)
+                alerts = await self._store.alerts_of(vehicle_id, [field_of(vehicle_id, rule) for rule in RULES])
             etag, version = etag_of(stored.head), read_version(stored.head)
             if etag is None or version is None or held.snapshot is None:
                 return None, etag or ""
             if (version.epoch, version.seq, version.nonce) != (held.snapshot.epoch, held.snapshot.seq, held.nonce):
                 continue  # another worker went on between our two reads
-            return self._pack(vehicle_id, stored, held.snapshot, alert), etag
+            return self._pack(vehicle_id, stored, held.snapshot, alerts), etag
         raise StoreUnavailable(f"other workers changed {vehicle_id} {MAX_ATTEMPTS} times in a row")
 
-    def _pack(self, vehicle_id: str, stored: Stored, snapshot: Snapshot, alert: bytes) -> Export:
-        size = self._journals.dtype.itemsize
+    def _pack(self, vehicle_id: str, stored: Stored, snapshot: Snapshot, alerts: list[bytes | None]) -> Export:
+        size, known = self._journals.dtype.itemsize, [record for data in alerts if (record := read_record(data))]
+        told = json.dumps(known).encode() if known else b""
         try:
             entries = self._journals.unpack(stored.journal, self._layout.unpack(stored.head)).entries[-KEEP:].tobytes()
         except JournalError:
             entries = b""  # gone from the store; the state is here, only answers to retries are lost
-        return Export(vehicle_id, stored.head, pack_snapshot(snapshot), alert, entries, size)
+        return Export(vehicle_id, stored.head, pack_snapshot(snapshot), told, entries, size)
 
     async def install(self, export: Export, asked: Precondition) -> tuple[bool, str]:
         """Put an exported vehicle into the store as it is; whether it was new here, and its entity tag.
@@ -187,7 +193,7 @@ class VehicleTransfer:
             raise ValueError(f"the state has shapes {snapshot.conv.shape} and {snapshot.ssm.shape}")
         if export.entry_bytes != self._journals.dtype.itemsize:
             raise ValueError(f"its journal has entries of {export.entry_bytes} bytes")
-        _check_alert(export)
+        alerts = _alerts_in(export)
         base = self._journals.base(numbers[0], int(head["accepted"][0]), numbers[1], fresh_nonce()).tobytes()
         entries = self._journals.unpack(base + export.entries, head).entries.copy()
         # A nonce of its own: workers that know the vehicle by its old version must notice that it was replaced.
@@ -196,7 +202,7 @@ class VehicleTransfer:
         entries["nonce"][-1:] = head["nonce"]
         if len(entries):
             seal(entries)
-        return Installable(export, head, entries.tobytes(), base)
+        return Installable(export, head, entries.tobytes(), base, alerts)
 
     def _refuse_going_back(self, ready: Installable, before: Stored) -> None:
         """Raises VehicleWentOn if what is here has more than what comes."""
@@ -214,7 +220,9 @@ class VehicleTransfer:
             )
 
     def _commit(self, ready: Installable, before: Stored | None) -> Commit:
-        vehicle_id, alert = ready.export.vehicle_id, ready.export.alert
+        vehicle_id = ready.export.vehicle_id
+        alerts = {record["rule"]: line_of(record, quietly=True) for record in ready.alerts}
+        absent = {rule: f"{FORGET}{field_of(vehicle_id, rule)}" for rule in RULES}
         rebase = Rebase(
             base=ready.base,
             snapshot=ready.export.state,
@@ -228,7 +236,7 @@ class VehicleTransfer:
             head=ready.head.tobytes(),
             entries=ready.entries,
             rebase=rebase,
-            alerts=REPLACE_QUIETLY + json.dumps(json.loads(alert)) if alert else FORGET,
+            alerts="\n".join((absent | alerts).values()),
         )
 
     async def erase(self, vehicle_id: str, asked: Precondition) -> bool:
@@ -245,19 +253,33 @@ class VehicleTransfer:
                 before = await self._store.peek(vehicle_id)
                 asked.check(vehicle_id, None if before is None else etag_of(before.head))
                 self._residency.drop([vehicle_id])
-                if await self._store.erase(vehicle_id, before):
+                if await self._store.erase(vehicle_id, before, RULES):
                     logger.info("vehicle erased", vehicle_id=vehicle_id, known=before is not None)
                     return before is not None
         raise StoreUnavailable(f"other workers changed {vehicle_id} {MAX_ATTEMPTS} times in a row")
 
 
-def _check_alert(export: Export) -> None:
-    """Raises ValueError unless the alert, if there is one, is this vehicle's."""
+def _alerts_in(export: Export) -> list[Record]:
+    """Its alerts; those of exports from before alerts had rules are left behind, their machine is in the head.
+
+    Raises:
+        ValueError: they are not this vehicle's, or no alerts.
+    """
     if not export.alert:
-        return
+        return []
     try:
-        alert = json.loads(export.alert)
+        found = json.loads(export.alert)
     except ValueError as error:
-        raise ValueError(f"the alert is not JSON: {error}") from error
-    if not isinstance(alert, dict) or alert.get("vehicle_id") != export.vehicle_id:
+        raise ValueError(f"the alerts are not JSON: {error}") from error
+    alerts = found if isinstance(found, list) else [found]
+    if any(not isinstance(alert, dict) or alert.get("vehicle_id") != export.vehicle_id for alert in alerts):
         raise ValueError("the alert is another vehicle's, or none")
+    known = [alert for alert in alerts if "transition" in alert]
+    for alert in known:
+        try:
+            told = Alert.model_validate(alert)
+        except ValidationError as error:
+            raise ValueError(f"an alert is not one of ours: {error.errors()[0]['msg']}") from error
+        if place_of(told.id) != (export.vehicle_id, told.rule):
+            raise ValueError(f"alert {told.id} is not of rule {told.rule} of {export.vehicle_id}")
+    return known

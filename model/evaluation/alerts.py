@@ -1,7 +1,7 @@
 """Alerts as the service would raise them, over a whole trace at once, and how they meet the events.
 
-`episodes` repeats the state machine of the service sample by sample; a test holds the two together. This module does
-not know thresholds of risk: it compares scores, of which risk is a rising function.
+The machine is that of the service (model/alert_machine.py). This module does not know thresholds of risk: it compares
+scores, of which risk is a rising function.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.alert_machine import FIRING, RESOLVED, MachineLimits, advance_machines, new_machines
 from model.evaluation.scored import ScoredVan
-from model.jit import entry_point
 from model.scoring import Calibration
 
 Bools = NDArray[np.bool_]
@@ -27,6 +27,7 @@ class AlertRule:
 
     for_ms: int = 60_000  # risk must stay high so long before an alert fires
     keep_firing_ms: int = 300_000  # and low so long before it resolves
+    stale_after_ms: int = 300_000  # a gap so long is no recovery
     warmup_samples: int = 60  # no alert before, and no instant judged
     horizon_ms: int = 7_200_000
     resolve_share: float = 0.5  # of the alert threshold
@@ -53,35 +54,6 @@ def thresholds_of(calibration: Calibration) -> Thresholds:
     )
 
 
-@entry_point
-def _episodes(
-    ts_ms: Millis, score: Singles, alert: float, resolve: float, for_ms: int, keep_ms: int, warmup: int, out: Millis
-) -> int:
-    """Fill `out` (n, 2) with (fired, resolved) of each alert; returns how many."""
-    phase = 0  # 0 inactive, 1 pending, 2 firing
-    crossed, below, count = 0, -1, 0
-    for i in range(score.size):
-        if phase == 2:
-            if score[i] >= resolve:
-                below = -1
-                continue
-            if below < 0:
-                below = ts_ms[i]
-            if ts_ms[i] - below >= keep_ms:
-                out[count - 1, 1] = ts_ms[i]
-                phase, below = 0, -1
-            continue
-        if score[i] < alert or i < warmup:
-            phase = 0
-            continue
-        if phase == 0:
-            phase, crossed = 1, ts_ms[i]
-        if ts_ms[i] - crossed >= for_ms:
-            out[count, 0], out[count, 1] = ts_ms[i], 9_223_372_036_854_775_807
-            phase, below, count = 2, -1, count + 1
-    return count
-
-
 def episodes(ts_ms: Millis, score: Singles, thresholds: Thresholds, rule: AlertRule) -> Millis:
     """Alerts of one van: (n, 2) epoch ms at which each fired and was resolved (NEVER_MS: still open at the end).
 
@@ -93,11 +65,23 @@ def episodes(ts_ms: Millis, score: Singles, thresholds: Thresholds, rule: AlertR
     """
     if not len(score) or float(score.max()) < thresholds.alert:
         return np.empty((0, 2), np.int64)
-    out = np.empty((len(score) // 2 + 1, 2), np.int64)  # one sample fires, another resolves
-    count = _episodes(
-        ts_ms, score, thresholds.alert, thresholds.resolve, rule.for_ms, rule.keep_firing_ms, rule.warmup_samples, out
+    limits = MachineLimits(
+        threshold=thresholds.alert,
+        resolve_threshold=thresholds.resolve,
+        for_ms=rule.for_ms,
+        keep_firing_ms=rule.keep_firing_ms,
+        stale_after_ms=rule.stale_after_ms,
+        warmup_samples=rule.warmup_samples,
     )
-    return out[:count].copy()
+    gap_ms, values = np.diff(ts_ms, prepend=ts_ms[0]), score.astype(np.float64).reshape(-1, 1)
+    whole = np.array([len(ts_ms)])
+    course = advance_machines(
+        new_machines((1, 1)), np.zeros(1, np.int64), whole, ts_ms, gap_ms, values, limits.packed()
+    )
+    fired_ms = course.after["fired_ms"][course.changes & FIRING != 0]
+    resolved_ms = ts_ms[course.row[course.changes & RESOLVED != 0]]
+    still_open = np.full(len(fired_ms) - len(resolved_ms), NEVER_MS)
+    return np.stack((fired_ms, np.concatenate((resolved_ms, still_open))), axis=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from model.evaluation.summary import Summary
 from model.fleet import FleetConfig
 from model.scoring import Calibration
 
-VERSION = 1  # raised whenever the same scores would give another summary or operating point
+VERSION = 2  # raised whenever the same scores would give another summary or operating point
 
 
 class Parts:

@@ -1,24 +1,109 @@
-"""`GET /v1/alerts`: the last alert of each vehicle that has had one."""
+"""`/v1/alerts`: the last alert of each vehicle and rule."""
 
-from typing import Annotated, Literal
+import base64
+import binascii
+import fnmatch
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
-from service.deps import RunningDep
-from service.routes.schemas import Alert, AlertList, problems
+from service.alerting.record import Record, place_of, read_record
+from service.alerting.schemas import Alert, AlertList, PhaseName, RuleName, SeverityName
+from service.deps import Running, RunningDep
+from service.errors import ServiceError
+from service.routes.schemas import problems
 
 router = APIRouter(tags=["alerts"])
+
+AlertIdPath = Annotated[
+    str, Path(max_length=200, description="`id` of an alert", examples=["van-1.thermal_risk.1.1751261600029"])
+]
+Place = tuple[int, str]  # in the list: when it changed, and its id
+
+
+class UnknownAlert(ServiceError):
+    """There is no such alert, or a later one of its vehicle and rule has taken its place."""
+
+    status, kind = 404, "unknown-alert"
+
+
+class InvalidCursor(ServiceError):
+    """The cursor is not one that this list gave out."""
+
+    status, kind = 422, "invalid-parameter"
 
 
 @router.get("/v1/alerts", responses=problems(422, 503), summary="List alerts")
 async def get_alerts(
     running: RunningDep,
-    phase: Annotated[
-        list[Literal["pending", "firing", "resolved"]] | None,
-        Query(description="only these phases", examples=["firing"]),
+    phase: Annotated[list[PhaseName] | None, Query(description="only these phases", examples=["firing"])] = None,
+    rule: Annotated[RuleName | None, Query(description="only of this rule")] = None,
+    severity: Annotated[SeverityName | None, Query(description="only this severity")] = None,
+    vehicle_id: Annotated[
+        str | None, Query(max_length=64, description="only of this vehicle; * and ? stand for any")
     ] = None,
+    acknowledged: Annotated[bool | None, Query(description="only those that somebody has taken on, or nobody")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="alerts on a page", examples=[100])] = 100,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> AlertList:
-    """The last alert of each vehicle, the latest change first; a pending one may still lapse."""
-    alerts = [Alert(**record) for record in await running.store.alerts()]
-    chosen = [alert for alert in alerts if phase is None or alert.phase in phase]
-    return AlertList(alerts=sorted(chosen, key=lambda alert: (alert.updated_ms, alert.id), reverse=True))
+    """The last alert of each vehicle and rule, the latest change first; a pending one may still lapse."""
+    after = None if cursor is None else decode_cursor(cursor)
+    only_open = phase is not None and "resolved" not in phase
+    stored = await (running.store.open_alerts() if only_open else running.store.alerts())
+    chosen = [
+        record
+        for record in map(read_record, stored)
+        if record is not None
+        and (phase is None or record["phase"] in phase)
+        and rule in {None, record["rule"]}
+        and severity in {None, record["severity"]}
+        and (vehicle_id is None or fnmatch.fnmatchcase(record["vehicle_id"], vehicle_id))
+        and (acknowledged is None or (record["acknowledged"] is not None) == acknowledged)
+        and (after is None or place_in_list(record) < after)
+    ]
+    page = sorted(chosen, key=place_in_list, reverse=True)[: limit + 1]
+    more = len(page) > limit
+    return AlertList(
+        alerts=[Alert(**record) for record in page[:limit]],
+        next_cursor=encode_cursor(place_in_list(page[limit - 1])) if more else None,
+    )
+
+
+@router.get("/v1/alerts/{alert_id}", responses=problems(404, 422, 503), summary="One alert")
+async def get_alert(alert_id: AlertIdPath, running: RunningDep) -> Alert:
+    """The alert of this id, while it is the last one of its vehicle and rule."""
+    return Alert(**await find(running, alert_id))
+
+
+async def find(running: Running, alert_id: str) -> Record:
+    """The stored alert of this id. Raises UnknownAlert."""
+    place = place_of(alert_id)
+    if place is not None:
+        vehicle_id, rule = place
+        record = read_record((await running.store.alerts_of(vehicle_id, [f"{vehicle_id}|{rule}"]))[0])
+        if record is not None and record["id"] == alert_id:
+            return record
+    raise UnknownAlert(f"there is no alert {alert_id}, or a later one has taken its place", alert_id=alert_id)
+
+
+def place_in_list(record: Record) -> Place:
+    """Where in the list an alert is: its last change, and of equal ones its id."""
+    return int(record["updated_ms"]), str(record["id"])
+
+
+def encode_cursor(place: Place) -> str:
+    """Where a page ended, opaque to callers."""
+    return base64.urlsafe_b64encode(f"{place[0]} {place[1]}".encode()).decode()
+
+
+def decode_cursor(cursor: str) -> Place:
+    """Inverse of `encode_cursor`.
+
+    Raises:
+        InvalidCursor: it did not come from there.
+    """
+    try:
+        updated_ms, name = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ", 1)
+        return int(updated_ms), name
+    except (ValueError, binascii.Error) as error:
+        raise InvalidCursor("cursor: is not one that this list gave out") from error

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.alerting.record import number_or_none
+from service.alerts import AlertPolicy, Rule
 from service.deps import RunningDep
 from service.routes.schemas import Health, ModelInfo, problems
 from service.vehicle_bytes import vehicle_bytes
@@ -24,6 +26,7 @@ async def get_model(running: RunningDep) -> ModelInfo:
         warmup_samples=checkpoint.warmup_samples,
         alert_threshold=running.engine.policy.threshold,
         resolve_threshold=running.engine.policy.resolve_threshold,
+        alert_rules={rule.word: thresholds(running.engine.policy, rule) for rule in Rule},
         parameters=sum(p.numel() for p in checkpoint.network.parameters()),
         config=asdict(config),
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
@@ -31,6 +34,13 @@ async def get_model(running: RunningDep) -> ModelInfo:
         bytes_per_vehicle=vehicle_bytes(checkpoint, settings.snapshot_every, settings.snapshot_dtype),
         provenance=checkpoint.provenance,
     )
+
+
+def thresholds(policy: AlertPolicy, rule: Rule) -> dict[str, float | None]:
+    """A rule's thresholds; null for one that is off."""
+    limits = policy.limits(rule)
+    names = ("threshold", "resolve_threshold", "critical_threshold")
+    return {name: number_or_none(getattr(limits, name)) for name in names}
 
 
 @router.get("/livez", summary="Is the process alive")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 VehicleId = str
+AlertPhase = Literal["inactive", "pending", "firing", "recovering", "stale"]
 
 
 def example(value: dict[str, Any]) -> ConfigDict:
@@ -27,7 +28,9 @@ class Item(BaseModel):
     seq: int | None = None
     risk: float | None = Field(None, description="calibrated probability of a thermal event within the horizon")
     surprise: float | None = Field(None, description="nats per channel under the model's own forecast")
-    phase: Literal["inactive", "pending", "firing"] | None = Field(None, description="of the vehicle's alert")
+    phase: Literal["inactive", "pending", "firing", "recovering"] | None = Field(
+        None, description="of the vehicle's thermal_risk alert"
+    )
     warming_up: bool | None = Field(None, description="no alert is raised yet")
     reason: str | None = None
     errors: list[FieldProblem] | None = None
@@ -91,25 +94,10 @@ VEHICLE_EXAMPLE: dict[str, Any] = {
     "risk": 0.0021,
     "surprise": 0.3,
     "phase": "inactive",
+    "phases": {"thermal_risk": "inactive", "telemetry_anomaly": "inactive"},
     "warming_up": False,
     "position": {"latitude": 34.1529, "longitude": -118.816},
     "current_model": True,
-}
-ALERT_EXAMPLE: dict[str, Any] = {
-    "id": "9f2c1a0b4d5e6f70",
-    "vehicle_id": "van-1",
-    "rule": "thermal_risk",
-    "phase": "firing",
-    "risk": 0.71,
-    "threshold": 0.35,
-    "horizon_s": 7200.0,
-    "first_crossed_ms": 1751261600029,
-    "fired_ms": 1751261660029,
-    "updated_ms": 1751261660029,
-    "position": {"latitude": 34.1529, "longitude": -118.816},
-    "epoch": 1,
-    "seq": 963,
-    "fingerprint": "0f3a5c7e9b1d2f4a6c8e0b1d3f5a7c9e",
 }
 
 
@@ -123,7 +111,8 @@ class Vehicle(BaseModel):
     last_ts_ms: int | None
     risk: float | None
     surprise: float | None
-    phase: Literal["inactive", "pending", "firing"]
+    phase: AlertPhase = Field(description="of its thermal_risk alert")
+    phases: dict[str, AlertPhase] = Field(description="of its alerts, by rule")
     warming_up: bool
     position: Position | None
     current_model: bool = Field(description="false until the next sample after a change of model: the state is old")
@@ -148,35 +137,6 @@ class VehicleList(BaseModel):
     model_config = example({"vehicles": [VEHICLE_EXAMPLE], "next_cursor": None})
 
 
-class Alert(BaseModel):
-    """The last alert of a vehicle."""
-
-    id: str
-    vehicle_id: VehicleId
-    rule: str
-    phase: Literal["pending", "firing", "resolved"]
-    risk: float | None
-    threshold: float
-    horizon_s: float
-    first_crossed_ms: int
-    fired_ms: int | None
-    updated_ms: int
-    position: Position | None
-    epoch: int
-    seq: int
-    fingerprint: str
-
-    model_config = example(ALERT_EXAMPLE)
-
-
-class AlertList(BaseModel):
-    """Alerts, the latest change first."""
-
-    alerts: list[Alert]
-
-    model_config = example({"alerts": [ALERT_EXAMPLE]})
-
-
 class ModelInfo(BaseModel):
     """The model in service and what one vehicle costs at most."""
 
@@ -187,6 +147,7 @@ class ModelInfo(BaseModel):
     warmup_samples: int
     alert_threshold: float
     resolve_threshold: float
+    alert_rules: dict[str, dict[str, float | None]] = Field(description="thresholds in force, by rule")
     parameters: int
     config: dict[str, Any]
     signals: list[dict[str, Any]]
@@ -205,6 +166,7 @@ class ModelInfo(BaseModel):
             "warmup_samples": 60,
             "alert_threshold": 0.35,
             "resolve_threshold": 0.17,
+            "alert_rules": {"thermal_risk": {"threshold": 0.35, "resolve_threshold": 0.17, "critical_threshold": 0.7}},
             "parameters": 619795,
             "config": {"d_model": 128, "n_layer": 4, "d_state": 64},
             "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],

@@ -10,12 +10,12 @@ import numpy as np
 from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 
+from service.alerts import Rule
 from service.decode_columns import VEHICLE_ID_PATTERN
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, UnknownVehicle
-from service.head import Phase
 from service.ranking import Ranked
-from service.routes.schemas import Position, Session, Vehicle, VehicleDetail, VehicleList, problems
+from service.routes.schemas import AlertPhase, Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
 from service.samples import NO_SEQ
 
@@ -74,7 +74,7 @@ def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
     except ValueError:
         head, current = layout.salvage(data)[0], False
     ts_ms, seq = int(head["last_ts_ms"]), int(head["seq"])
-    phase = Phase(int(head["alert"]["phase"]))
+    phases = {rule.word: phase_of(head["alert"][rule]) for rule in Rule}
     return Vehicle(
         vehicle_id=vehicle_id,
         epoch=int(head["epoch"]),
@@ -83,11 +83,18 @@ def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
         last_ts_ms=None if ts_ms < 0 else ts_ms,
         risk=number_or_none(float(head["risk"])),
         surprise=number_or_none(float(head["surprise"])),
-        phase="inactive" if phase is Phase.INACTIVE else "pending" if phase is Phase.PENDING else "firing",
+        phase=phases[Rule.THERMAL_RISK.word],
+        phases=phases,
         warming_up=int(head["samples"]) <= running.engine.policy.warmup_samples,
         position=position(head["preprocess"]["kalman"]),
         current_model=current,
     )
+
+
+def phase_of(machine: np.void) -> AlertPhase:
+    """Of one alert."""
+    words: dict[int, AlertPhase] = {0: "inactive", 1: "pending", 2: "firing", 3: "recovering"}
+    return "stale" if machine["stale"] else words[int(machine["phase"])]
 
 
 def number_or_none(value: float) -> float | None:

@@ -12,9 +12,8 @@ from model.checkpoint import Checkpoint
 from model.runtime import StepScores
 from service.errors import StoreUnavailable
 from service.samples import Answers, Status
-from service.store_keys import partition_of
 from tests.processes import ValkeyProcess
-from tests.service.workers import PARTITIONS, close_to, count, policy, run, words, worker
+from tests.service.workers import close_to, count, policy, run, told, words, worker
 
 
 def test_a_conflict_recomputes_from_what_the_winner_wrote(
@@ -238,11 +237,11 @@ def test_a_firing_alert_outlives_a_cold_start(valkey: ValkeyProcess, checkpoint:
 
     async def scenario() -> None:
         await alarmed.apply((vehicle, 0))
-        (firing,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
+        (firing,) = await calm.alerts(vehicle)
         with valkey.client as client:
             client.delete(*client.keys(f"*v:{vehicle}:journal"))
         await calm.apply((vehicle, 1))
-        (resolved,) = [a for a in await calm.store.alerts() if a["vehicle_id"] == vehicle]
+        (resolved,) = await calm.alerts(vehicle)
         assert (resolved["phase"], resolved["id"]) == ("resolved", firing["id"])
         assert count(calm.metrics.alert_transitions, "thermal_risk", "resolved") == 1
         assert count(calm.metrics.state_resets, "unusable") == 1
@@ -287,7 +286,7 @@ def test_a_resolved_alert_outlives_further_resets(valkey: ValkeyProcess, checkpo
         await under_test.apply((vehicle, 0))
         for _ in range(2):
             await under_test.engine.reset(vehicle)
-        assert [a["phase"] for a in await under_test.store.alerts() if a["vehicle_id"] == vehicle] == ["resolved"]
+        assert [a["phase"] for a in await under_test.alerts(vehicle)] == ["resolved"]
 
     run([under_test], scenario)
 
@@ -314,15 +313,13 @@ def test_alerts_commit_with_the_sample_and_end_with_the_session(
 
     async def scenario() -> None:
         await under_test.run(vehicle, 0, 4)  # fires at its first sample, and stays
-        alert = next(a for a in await under_test.store.alerts() if a["vehicle_id"] == vehicle)
+        (alert,) = await under_test.alerts(vehicle)
         assert (alert["phase"], alert["seq"], alert["rule"]) == ("firing", 0, "thermal_risk")
         await under_test.engine.reset(vehicle)
-        resolved = next(a for a in await under_test.store.alerts() if a["vehicle_id"] == vehicle)
+        (resolved,) = await under_test.alerts(vehicle)
         assert (resolved["phase"], resolved["id"]) == ("resolved", alert["id"])
-        stream = f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:transitions"
         with valkey.client as client:
-            phases = [entry[b"alert"] for _, entry in client.xrange(stream) if vehicle.encode() in entry[b"alert"]]
-        assert len(phases) == 2
+            assert [r["transition"] for r in told(client, vehicle)] == ["pending", "firing", "resolved"]
 
     run([under_test], scenario)
 
@@ -330,7 +327,7 @@ def test_alerts_commit_with_the_sample_and_end_with_the_session(
 def test_several_alerts_within_one_run_are_all_told(
     valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run in which an alert fires, resolves and fires again puts three changes on the stream, in order."""
+    """A run in which an alert fires, resolves and fires again puts every change on the stream, in order."""
     under_test = worker(valkey.url, checkpoint, alerts=policy(threshold=0.5))
     scan = under_test.engine._advance._runtime.scan
 
@@ -342,11 +339,12 @@ def test_several_alerts_within_one_run_are_all_told(
     async def scenario() -> None:
         answers = await under_test.run(vehicle, 0, 4)
         assert answers.phase.tolist() == [0, 2, 0, 2]
-        stream = f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:transitions"
         with valkey.client as client:
-            told = [entry[b"alert"] for _, entry in client.xrange(stream) if vehicle.encode() in entry[b"alert"]]
-        assert [b'"seq": 1' in told[0], b'"phase": "resolved"' in told[1], b'"seq": 3' in told[2]] == [True] * 3
-        assert len(told) == 3
+            records = told(client, vehicle)
+        changes = ["pending", "firing", "recovering", "resolved", "pending", "firing"]
+        assert [record["transition"] for record in records] == changes
+        assert [record["seq"] for record in records] == [1, 1, 2, 2, 3, 3]
+        assert len({record["event_id"] for record in records}) == 6
 
     run([under_test], scenario)
 

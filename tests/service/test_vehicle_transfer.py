@@ -138,7 +138,7 @@ def left_of(valkey: ValkeyProcess, vehicle: str) -> list[str]:
             elif kind == b"zset":
                 found += [name] if store.zscore(key, vehicle) is not None else []
             elif kind == b"hash":
-                found += [name] if store.hexists(key, vehicle) else []
+                found += [name for place in store.hkeys(key) if place.decode().split("|")[0] == vehicle]
             elif kind == b"stream":
                 found += [name] if about(store.xrange(key), vehicle) else []
     return found

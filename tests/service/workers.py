@@ -1,6 +1,7 @@
 """Workers for tests that look at the engine from inside: each has its own cache and its own connections."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +11,8 @@ from prometheus_client import Counter, Gauge
 
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime, Recomputed, recompute
-from service.alerts import AlertPolicy
+from service.alerting.record import Record, field_of, read_record
+from service.alerts import AlertPolicy, Rule
 from service.engine import EngineOptions, StateEngine
 from service.head import Heads
 from service.journal import JournalLayout
@@ -18,6 +20,7 @@ from service.metrics import Metrics
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples, Status
 from service.state_codec import Snapshot
 from service.store import Durability, Store
+from service.store_keys import partition_of
 from tests.service.conftest import START_MS, sample
 
 T = TypeVar("T")
@@ -27,6 +30,13 @@ PARTITIONS = 4
 def policy(threshold: float = 0.99) -> AlertPolicy:
     """A policy that seldom raises."""
     return AlertPolicy(threshold, threshold / 2, 0.0, 0.0, warmup_samples=0, horizon_s=7_200.0)
+
+
+def told(client: Any, vehicle: str) -> list[Record]:
+    """What the stream of changes has of a vehicle, in order."""
+    stream = f"{{ew:{partition_of(vehicle, PARTITIONS)}}}:transitions"
+    records = [json.loads(entry[b"alert"]) for _, entry in client.xrange(stream)]
+    return [record for record in records if record["vehicle_id"] == vehicle]
 
 
 def words(answers: Answers) -> list[str]:
@@ -84,6 +94,11 @@ class Worker:
     async def head(self, vehicle: str) -> Heads:
         """The head in the store, (1,)."""
         return self.engine.layout.unpack((await self.store.heads([vehicle]))[0] or b"")
+
+    async def alerts(self, vehicle: str) -> list[Record]:
+        """The vehicle's last alerts in the store."""
+        found = await self.store.alerts_of(vehicle, [field_of(vehicle, rule.word) for rule in Rule])
+        return [record for data in found if (record := read_record(data)) is not None]
 
     async def written(self) -> None:
         """Wait until no snapshot is in hand."""

@@ -25,7 +25,7 @@ def judged(van: ScoredVan) -> Outcome:
 
 
 def service_episodes(ts_ms: NDArray[np.int64], score: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """What the service's own state machine makes of the same course."""
+    """What the service makes of the same course, sample by sample."""
     policy = AlertPolicy(
         threshold=THRESHOLDS.alert,
         resolve_threshold=THRESHOLDS.resolve,
@@ -33,16 +33,22 @@ def service_episodes(ts_ms: NDArray[np.int64], score: NDArray[np.float32]) -> li
         keep_firing_s=RULE.keep_firing_ms / 1_000,
         warmup_samples=RULE.warmup_samples,
         horizon_s=RULE.horizon_ms / 1_000,
+        stale_after_s=RULE.stale_after_ms / 1_000,
     )
+    limits, one = policy.packed(), np.array([1])
     n = len(VAN_SCHEMA.channels)
     heads = HeadLayout(Preprocessor(VAN_SCHEMA, FleetPrior((0.0,) * n, (1.0,) * n), 5.0), "ab" * 16).new_session(1)
     found: list[tuple[int, int]] = []
-    for ts, value in zip(ts_ms.tolist(), score.astype(np.float64), strict=True):
-        for transition in advance_alerts(policy, heads, np.array([1]), np.array([ts]), np.array([value])).transitions:
+    gaps = np.diff(ts_ms, prepend=ts_ms[0] - 5_000)
+    for ts, gap, value in zip(ts_ms, gaps, score.astype(np.float64), strict=True):
+        course = advance_alerts(
+            limits, heads, one, np.array([ts]), np.array([gap]), np.array([value]), np.array([np.nan])
+        )
+        for transition in course.transitions:
             if transition.to == "firing":
-                found.append((ts, NEVER_MS))
+                found.append((int(transition.machine["fired_ms"]), NEVER_MS))
             if transition.to == "resolved":
-                found[-1] = (found[-1][0], ts)
+                found[-1] = (found[-1][0], int(ts))
         heads["samples"] += 1
     return found
 
@@ -51,7 +57,7 @@ def service_episodes(ts_ms: NDArray[np.int64], score: NDArray[np.float32]) -> li
 def test_alerts_are_those_of_the_service(seed: int) -> None:
     """Any course of risk, with gaps, fires and resolves at the same samples as in the service."""
     rng = np.random.default_rng(seed)
-    steps = rng.choice([1, 1, 1, 1, 1, 1, 2, 40], 3_000)
+    steps = rng.choice([1, 1, 1, 1, 1, 1, 2, 40, 90], 3_000)
     ts_ms = 1_000_000 + 5_000 * np.cumsum(steps)
     noise, score = rng.normal(0, 0.2, 3_000), np.full(3_000, 0.5, np.float32)
     for i in range(1, 3_000):
@@ -66,6 +72,7 @@ def test_the_rule_has_the_times_of_the_service() -> None:
     settings = Settings()
     assert settings.alert_for_s * 1_000 == RULE.for_ms
     assert settings.alert_keep_firing_s * 1_000 == RULE.keep_firing_ms
+    assert settings.stale_after_s * 1_000 == RULE.stale_after_ms
 
 
 def test_an_alert_before_an_event_catches_it() -> None:
