@@ -126,7 +126,7 @@ def test_a_head_of_another_layout_goes_on_where_it_was(
 
     async def scenario() -> None:
         with valkey.client as client:
-            earlier = VERSION.pack(4, 1, 20, 77, 1_760_000_000_000) + b"the first layout"
+            earlier = VERSION.pack(4, 1, 0, 20, 77, 1_760_000_000_000) + b"the first layout"
             client.set(key(vehicle, "head"), earlier)
             client.set(key(vehicle, f"snap:4:20:{77:016x}"), b"to which that head pointed")
             client.set(key(short, "head"), b"rubbish")
