@@ -40,7 +40,7 @@ bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of 
 	$(BIN)/python loadtest/constant_cost.py --start-service
 
 programs:  # that some tests run; without one of them its tests are skipped, aloud
-	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime; do \
+	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime prometheus-alertmanager:prometheus-alertmanager; do \
 		command -v $${pair%:*} >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${pair#*:} >/dev/null; } \
 		|| echo "$${pair%:*} is not installed and cannot be: its tests will be skipped (Debian: apt-get install $${pair#*:})"; done

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,9 @@ from service.access import Access
 from service.alerts import AlertPolicy
 from service.batcher import BATCHES_UNDER_WAY, MicroBatcher
 from service.decode import Decoder
+from service.delivery.delivery import Delivery
+from service.delivery.outbox import Outbox
+from service.delivery.sinks_file import AnySink, read_sinks
 from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
@@ -31,7 +34,7 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
-from service.routes import alerts, fleet, operations, state, telemetry, vehicles
+from service.routes import alert_stream, alerts, fleet, operations, state, telemetry, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -57,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         CheckpointError: the model cannot be used.
         BackendUnavailableError: the backend cannot run here.
         KeysFileError: the API keys cannot be read.
+        SinksFileError: the sinks cannot be used.
         ValueError: the alert thresholds are out of order, or the states of two batches do not fit into memory.
     """
     checkpoint = load_checkpoint(settings.checkpoint)
@@ -64,13 +68,14 @@ def create_app(settings: Settings) -> FastAPI:
     policy = alert_policy(settings, checkpoint)
     runtime = ModelRuntime(checkpoint, settings.backend, slots_for(settings, checkpoint))
     metrics = Metrics()
+    sinks = () if settings.sinks_file is None else read_sinks(settings.sinks_file)
     ring = None if settings.keys_file is None else KeyRing(settings.keys_file, metrics.keys_file_errors.inc)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.running = await start(settings, runtime, policy, decoder, metrics, stack)
+                app.state.running = await start(settings, runtime, policy, decoder, sinks, metrics, stack)
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
@@ -93,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.include_router(vehicles.router)
     app.include_router(state.router)
+    app.include_router(alert_stream.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
     document = describe(app, keys=ring is not None)
@@ -105,6 +111,7 @@ async def start(
     runtime: ModelRuntime,
     policy: AlertPolicy,
     decoder: Decoder,
+    sinks: Sequence[AnySink],
     metrics: Metrics,
     stack: AsyncExitStack,
 ) -> Running:
@@ -130,6 +137,16 @@ async def start(
     )
     stack.push_async_callback(store.close)
     await store.check()
+    delivery = Delivery(
+        Outbox(url, settings.partitions, settings.store_timeout_s),
+        sinks,
+        None,
+        metrics,
+        lease_s=settings.delivery_lease_s,
+    )
+    stack.push_async_callback(delivery.close)
+    await delivery.start()
+    store.on_news = delivery.committed
     engine = StateEngine(
         checkpoint,
         runtime,
@@ -167,7 +184,7 @@ async def start(
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate)
+    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate, delivery)
 
 
 async def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:

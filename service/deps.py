@@ -9,6 +9,7 @@ from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
 from service.batcher import MicroBatcher
 from service.decode import Decoder
+from service.delivery.delivery import Delivery
 from service.engine import StateEngine
 from service.metrics import Metrics
 from service.rate_limit import SampleRate
@@ -31,6 +32,7 @@ class Running:
     decoder: Decoder
     submit: Submit  # to the batcher, through the reorder window where there is one
     sample_rate: SampleRate | None  # None: no limit
+    delivery: Delivery
 
 
 async def get_running(request: Request) -> Running:

@@ -110,6 +110,12 @@ class RateLimited(ServiceError):
     status, kind = 429, "rate-limited"
 
 
+class TooManyListeners(ServiceError):
+    """More connections listen to the stream of alerts than the service takes on."""
+
+    status, kind = 429, "too-many-listeners"
+
+
 class StoreUnavailable(ServiceError):
     """The store does not answer or refuses writes; nothing was acknowledged."""
 

@@ -22,10 +22,12 @@ class HttpMetrics:
         started = time.perf_counter()
         code = 500
 
+        began = 0.0
+
         async def note_code(message: Message) -> None:
-            nonlocal code
+            nonlocal code, began
             if message["type"] == "http.response.start":
-                code = message["status"]
+                code, began = message["status"], time.perf_counter()
             await send(message)
 
         try:
@@ -35,4 +37,6 @@ class HttpMetrics:
             series = self._series.get((route, code))
             if series is None:
                 series = self._series[route, code] = self._duration.labels(route, str(code))
-            series.observe(time.perf_counter() - started)
+            # Of a stream without end the time to its beginning: how long somebody listens is no latency.
+            ended = began if scope.get("endless") and began else time.perf_counter()
+            series.observe(ended - started)

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from service.array_histogram import ArrayHistogram
 
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+DELAY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 43_200)
 STAGE = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 LAG = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400, 604_800)
 
@@ -41,6 +42,18 @@ class Metrics:
             "store_regressions",
             "Vehicles that the store had less of than we had committed: it lost acknowledged samples",
         )
+        self.notifications = self._counter("notifications", "What became of notices at a sink", ["sink", "result"])
+        self.notification_delay = self._histogram(
+            "notification_delay_seconds", "From a sample's ts to the delivery of what it changed", DELAY, ["sink"]
+        )
+        self.notification_outbox = self._histogram(
+            "notification_outbox_seconds", "From the commit of a change to its delivery", DELAY, ["sink"]
+        )
+        self.notifications_waiting = self._gauge("notifications_waiting", "Notices in hand", ["sink"])
+        self.alert_listeners = self._gauge("alert_listeners", "Connections that listen to the stream of alerts")
+        self.alert_listeners_ended = self._counter("alert_listeners_ended", "Listeners let go by us", ["reason"])
+        self.outbox_dropped = self._counter("outbox_dropped", "Changes of alerts trimmed before every sink had them")
+        self.dead_letters_dropped = self._counter("dead_letters_dropped", "Dead letters that newer ones pushed out")
         self.risk = self._many("risk", "Risk of applied samples", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9))
         self.build = Info("emberwatch_build", "Version of the service", registry=self.registry)
         self.model = Info("emberwatch_model", "Model in service", registry=self.registry)
@@ -48,8 +61,8 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"emberwatch_{name}", text, labels or [], registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"emberwatch_{name}", text, registry=self.registry)
+    def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
+        return Gauge(f"emberwatch_{name}", text, labels or [], registry=self.registry)
 
     def _many(self, name: str, text: str, buckets: tuple[float, ...]) -> ArrayHistogram:
         histogram = ArrayHistogram(f"emberwatch_{name}", text, buckets)

@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     stale_after_s: float = Field(
         300.0, ge=60, description="silence after which a vehicle, and its open alert, is stale"
     )
+    # where alerts go (docs/delivery.md)
+    sinks_file: Path | None = Field(None, description="TOML file of the sinks; without it nobody is notified")
+    delivery_lease_s: float = Field(
+        10.0, ge=1, le=300, description="a worker's hold on a partition's notices; another takes over when it has ended"
+    )
+    max_listeners: int = Field(2_000, ge=0, description="connections to GET /v1/alerts/stream of one worker")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info")
     log_format: Literal["json", "console"] = Field("json")
 

@@ -15,7 +15,7 @@ unlinks the old one: two writers can never overwrite the bytes that a base names
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, cast
 
@@ -157,6 +157,7 @@ class Store:
         self._duration = duration
         self._entry_bytes = entry_bytes
         self._durability = durability
+        self.on_news: Callable[[set[int]], None] = lambda _: None  # told the partitions where alerts have changed
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -316,6 +317,11 @@ class Store:
         for members, reply in zip(calls, replies[len(replies) - len(calls) :], strict=True):
             for i, outcome in zip(members, reply, strict=True):
                 outcomes[i] = outcome
+        news = {
+            self._keys(c.vehicle_id).partition for c, o in zip(commits, outcomes, strict=True) if c.alerts and o >= 1
+        }
+        if news:
+            self.on_news(news)
         return outcomes
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:

@@ -13,6 +13,7 @@ from model.runtime import BackendUnavailableError
 from service.app import create_app
 from service.cli.output import print_json, refusing
 from service.connections import Connections, guarded
+from service.delivery.sinks_file import read_sinks, shown
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings, without_secrets
@@ -73,4 +74,6 @@ def connections_of(settings: Settings, metrics: Metrics) -> Connections:
 
 def masked(settings: Settings) -> dict[str, Any]:
     """Settings as plain data without secrets."""
-    return settings.model_dump(mode="json") | {"store": without_secrets(settings.store)}
+    sinks = () if settings.sinks_file is None else read_sinks(settings.sinks_file)
+    shown_as = {"store": without_secrets(settings.store), "sinks": [shown(sink) for sink in sinks]}
+    return settings.model_dump(mode="json") | shown_as

@@ -1,0 +1,1 @@
+"""Delivery of alerts: from the outbox of each partition to sinks, and to those who listen."""
