@@ -89,6 +89,7 @@ class SinkClient:
     def signed(self, event_id: str, content: bytes) -> dict[str, str]:
         """The headers of Standard Webhooks; unsigned where there is no secret."""
         now = datetime.now(UTC)
+        event_id = event_id.replace(".", "~")  # in what is signed the full stop separates; no id has a tilde
         headers = {"webhook-id": event_id, "webhook-timestamp": str(int(now.timestamp()))}
         if self._signers:
             signatures = (signer.sign(event_id, now, content.decode()) for signer in self._signers)

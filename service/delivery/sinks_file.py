@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.delivery.secrets import SecretSource
 
-TRANSITIONS = ("firing", "escalated", "resolved", "stale", "fresh", "acknowledged")
 Word = Literal["firing", "escalated", "resolved", "stale", "fresh", "acknowledged"]
 NOTIFIED: tuple[Word, ...] = ("firing", "escalated", "resolved", "stale")
 SHORTEST_KEY, LONGEST_KEY = 24, 64  # bytes; Standard Webhooks, "Signature scheme"

@@ -17,7 +17,9 @@ router = APIRouter(tags=["alerts"])
 
 SEND_TIMEOUT_S = 30.0
 GRACE_S = 2.0  # to say goodbye when the service stops
-Transition = Literal["pending", "firing", "escalated", "recovering", "resolved", "stale", "fresh", "acknowledged"]
+Transition = Literal[
+    "pending", "lapsed", "firing", "escalated", "recovering", "relapsed", "resolved", "stale", "fresh", "acknowledged"
+]
 EXAMPLE = 'id: 1795339525123~3.4211-0\nevent: alert\ndata: {"id":"9f2c1a0b4d5e6f70","transition":"firing","phase":"firing"}\n\n'
 
 

@@ -13,7 +13,7 @@ import redis
 
 from tests.processes import ServiceProcess, ValkeyProcess, wait_until
 from tests.service.delivery.outboxes import PARTITIONS, alert, commit
-from tests.service.test_keys import create
+from tests.service.conftest import create
 
 
 class Stream:
@@ -58,7 +58,7 @@ class Stream:
 
 
 @contextmanager
-def serving(folder: Path, **settings: object) -> Iterator[tuple[ServiceProcess, "redis.Redis"]]:
+def serving(folder: Path, **settings: Any) -> Iterator[tuple[ServiceProcess, "redis.Redis"]]:
     """A service and the client of its store."""
     valkey = ValkeyProcess(folder / "valkey").start()
     service = ServiceProcess(folder, store=valkey.url, partitions=PARTITIONS, **settings)

@@ -129,5 +129,6 @@ def test_signatures_are_those_of_standard_webhooks(tmp_path: Path) -> None:
     (sink,) = sinks_of(tmp_path, "[[sink]]" + text)
     headers = SinkClient(sink).signed("evt-1", b"{}")
     assert len(headers["webhook-signature"].split()) == 2
+    assert SinkClient(sink).signed("van-1.thermal_risk.1.7-2", b"")["webhook-id"] == "van-1~thermal_risk~1~7-2"
     for secret in (SECRET, other):
         assert Webhook(secret).verify(b"{}", headers) == {}
