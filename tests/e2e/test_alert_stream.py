@@ -12,8 +12,8 @@ import httpx
 import redis
 
 from tests.processes import ServiceProcess, ValkeyProcess, wait_until
-from tests.service.delivery.outboxes import PARTITIONS, alert, commit
 from tests.service.conftest import create
+from tests.service.delivery.outboxes import PARTITIONS, alert, commit
 
 
 class Stream:
