@@ -19,6 +19,7 @@ from service.journal import Entries, JournalLayout
 from service.metrics import Metrics
 from service.samples import Samples
 from service.stages import Stages
+from service.trend import Closed, TrendLayout
 
 Longs = NDArray[np.int64]
 Singles = NDArray[np.float32]
@@ -35,6 +36,7 @@ class Advanced:
         warming_up: (rows,) no alert could be raised yet.
         transitions: of alerts, in the order of their rows.
         forecast_mean, forecast_log_scale: (rows, n_channels) of each row, made before it.
+        closed: bins of the trend.
         finite: (rows,) whether the model gave a finite risk.
         before: states of the vehicles `copy_before` before their samples.
         after: states of the vehicles `copy_after` after them.
@@ -46,6 +48,7 @@ class Advanced:
     transitions: list[Transition]
     forecast_mean: Singles
     forecast_log_scale: Singles
+    closed: Closed
     finite: NDArray[np.bool_]
     before: States
     after: States
@@ -56,6 +59,7 @@ class Batch:
     """What is to be applied: `lengths` rows of each vehicle, vehicle after vehicle, all of them accepted.
 
     Attributes:
+        before: (vehicles,) heads as committed.
         heads: (vehicles,) working copies that have taken in order, count and intervals already.
         slots: (vehicles,).
         lengths: (vehicles,), at least 1.
@@ -65,6 +69,7 @@ class Batch:
         copy_before, copy_after: places of vehicles whose states are wanted.
     """
 
+    before: Heads
     heads: Heads
     slots: Longs
     lengths: Longs
@@ -84,6 +89,7 @@ class Advance:
         runtime: ModelRuntime,
         layout: HeadLayout,
         journals: JournalLayout,
+        trends: TrendLayout,
         policy: AlertPolicy,
         metrics: Metrics,
         stages: Stages,
@@ -94,6 +100,7 @@ class Advance:
         self._runtime = runtime
         self._layout = layout
         self._journals = journals
+        self._trends = trends
         self._policy = policy
         self._limits = policy.packed()
         self._nominal_ms = 1000.0 * checkpoint.config.nominal_interval_s
@@ -118,6 +125,9 @@ class Advance:
             course = advance_alerts(
                 self._limits, heads, batch.lengths, samples.ts_ms, gap_ms, scores.risk, nats.astype(np.float64)
             )
+            closed = self._trends.advance(
+                batch.before, heads, batch.lengths, samples, features, scores, nats, course.phase
+            )
             ends = np.cumsum(batch.lengths)
             behind = np.repeat(ends, batch.lengths) - np.arange(len(samples))  # 1: the vehicle's last row
             seen = np.repeat(heads["samples"].astype(np.int64) + batch.lengths, batch.lengths) - behind + 1
@@ -130,6 +140,7 @@ class Advance:
             transitions=course.transitions,
             forecast_mean=mean,
             forecast_log_scale=log_scale,
+            closed=closed,
             finite=np.isfinite(scores.risk),
             before=before,
             after=after,

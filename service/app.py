@@ -34,7 +34,7 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
-from service.routes import alert_stream, alerts, fleet, operations, state, telemetry, vehicles
+from service.routes import alert_stream, alerts, fleet, operations, state, telemetry, trend, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
@@ -97,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in hot:
         app.include_router(router)
     app.include_router(vehicles.router)
+    app.include_router(trend.router)
     app.include_router(state.router)
     app.include_router(alert_stream.router)
     app.include_router(alerts.router)

@@ -1,16 +1,18 @@
 -- Commits one batch of vehicles of one partition, each on its own: a loser never fails its neighbours.
 --
 -- KEYS  vehicles (by when they were heard), risks, alerts (hash), transitions (stream), open alerts (hash), then per vehicle: head, journal,
---       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not)
--- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, then per vehicle:
+--       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not), then per write into a trend: the trend
+-- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, vehicles, then per vehicle:
 --       id, expected version, new head, entries to append,
 --       new base ('' leaves it), expected base ('' takes any), entries to keep when the base is new,
 --       what becomes of its alerts, line by line: what to do, the alert's field, its place among the open ones
 --       ('-': it is not open) and its record. '+' replaces the record and tells, '=' replaces it and is no news,
---       '~' forgets and tells, '-' (a field, nothing else) forgets
+--       '~' forgets and tells, '-' (a field, nothing else) forgets;
+--       then per write into a trend: its vehicle's place, offset, bytes ('' removes the trend), full length
 -- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 0 (head or base has moved on) or
 -- -1 (the new snapshot is not there).
-local shared, per_key, per_arg, first_arg = 5, 4, 8, 4
+local shared, per_key, per_arg, first_arg = 5, 4, 8, 5
+local vehicles = tonumber(ARGV[5])
 local last_of_version, base_bytes, entry_bytes = tonumber(ARGV[2]) - 1, tonumber(ARGV[3]), tonumber(ARGV[4])
 local results, by_heard, by_risk = {}, {}, {}
 
@@ -24,7 +26,7 @@ local function acknowledged(field, alert)
   return from and to and string.sub(alert, 1, to - 1) .. string.sub(before, from) or alert
 end
 
-for i = 1, (#KEYS - shared) / per_key do
+for i = 1, vehicles do
   local k, a = shared + (i - 1) * per_key, first_arg + (i - 1) * per_arg
   local head, journal, fresh = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
   local id, expected, record, base, old_base = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 5], ARGV[a + 6]
@@ -77,6 +79,18 @@ for i = 1, #results do
       if what == '+' or what == '~' then alert = acknowledged(field, alert) end
       if what == '-' or what == '~' then redis.call('HDEL', KEYS[3], field) else redis.call('HSET', KEYS[3], field, alert) end
       if what == '+' or what == '~' then redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert) end
+    end
+  end
+end
+local first_trend, first_write = shared + vehicles * per_key, first_arg + vehicles * per_arg
+for j = 1, #KEYS - first_trend do
+  local trend, a = KEYS[first_trend + j], first_write + (j - 1) * 4
+  if results[tonumber(ARGV[a + 1])] >= 1 then
+    if ARGV[a + 3] == '' then
+      redis.call('UNLINK', trend)
+    else
+      if redis.call('EXISTS', trend) == 0 then redis.call('SETRANGE', trend, ARGV[a + 4] - 1, '\0') end
+      redis.call('SETRANGE', trend, ARGV[a + 2], ARGV[a + 3])
     end
   end
 end

@@ -16,6 +16,7 @@ from service.residency import Residency
 from service.snapshots import fresh_nonce
 from service.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.store import Commit, Outcome, Rebase, Store
+from service.trend import TrendLayout
 
 logger = structlog.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class Committer:
         layout: HeadLayout,
         journals: JournalLayout,
         newsroom: Newsroom,
+        trends: TrendLayout,
         residency: Residency,
         store: Store,
         metrics: Metrics,
@@ -60,6 +62,7 @@ class Committer:
         self._layout = layout
         self._journals = journals
         self._newsroom = newsroom
+        self._trends = trends
         self._residency = residency
         self._store = store
         self._metrics = metrics
@@ -92,6 +95,7 @@ class Committer:
         ends = (np.cumsum(batch.lengths) * size).tolist()
         alerts = lines_of(news)
         rebases = self._rebases(vehicle_ids, batch, advanced, plan)
+        trends = self._trends.writes(advanced.closed)
         found = [
             Commit(
                 vehicle_id,
@@ -100,6 +104,7 @@ class Committer:
                 entries[begin:end],
                 rebases.get(i),
                 alerts.get(i, ""),
+                trends.get(i, ()),
             )
             for i, (vehicle_id, expected, begin, end) in enumerate(
                 zip(vehicle_ids, self._residency.versions(batch.slots), [0, *ends], ends, strict=False)

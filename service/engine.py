@@ -35,6 +35,7 @@ from service.stages import Stages
 from service.state_access import Exported, StateAccess
 from service.state_codec import SnapshotDtype
 from service.store import Outcome, Store
+from service.trend import TrendLayout
 from service.vehicle_transfer import VehicleTransfer
 from service.verdict import NOWHERE, Judgement, judge, refusals
 
@@ -72,6 +73,7 @@ class StateEngine:
         self.fingerprint = checkpoint.fingerprint()
         self.layout = HeadLayout(checkpoint.preprocessor(), self.fingerprint)
         self.journals = JournalLayout(checkpoint.config.d_input)
+        self.trends = TrendLayout(self.layout, checkpoint.schema, checkpoint.prior)
         self.policy = policy
         self._store = store
         self._metrics = metrics
@@ -86,18 +88,29 @@ class StateEngine:
         )
         self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every, dtype)
         self._advance = Advance(
-            checkpoint, runtime, self.layout, self.journals, policy, metrics, self._stages, self._step_thread
+            checkpoint,
+            runtime,
+            self.layout,
+            self.journals,
+            self.trends,
+            policy,
+            metrics,
+            self._stages,
+            self._step_thread,
         )
         explainer = Explainer(checkpoint.schema, checkpoint.prior)
         self._newsroom = Newsroom(policy, explainer, self.fingerprint, self.journals, store, metrics)
         self._committer = Committer(
-            self.layout, self.journals, self._newsroom, self._residency, store, metrics, every, dtype
+            self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics, every, dtype
         )
-        self._sessions = Sessions(self.layout, self.journals, self._newsroom, self._residency, store, metrics)
+        self._sessions = Sessions(
+            self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics
+        )
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
         self.transfer = VehicleTransfer(
             self.layout,
             self.journals,
+            self.trends,
             (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape),
             self._states,
             self._residency,
@@ -213,8 +226,11 @@ class StateEngine:
         rows = np.flatnonzero(judgement.accepted)
         everybody = len(active) == len(slots)
         vehicle_ids = runs.vehicle_ids if everybody else [runs.vehicle_ids[i] for i in active.tolist()]
-        plan = self._committer.plan(slots[active], before[active], heads["accepted"][active], self._snapshots.room)
+        if not everybody:
+            before = before[active]
+        plan = self._committer.plan(slots[active], before, heads["accepted"][active], self._snapshots.room)
         batch = Batch(
+            before=before,
             heads=heads if everybody else heads[active],
             slots=slots[active],
             lengths=lengths[active],
@@ -229,7 +245,7 @@ class StateEngine:
             self._snapshots.hand_over(
                 [vehicle_ids[i] for i in plan.due.tolist()],
                 batch.slots[plan.due],
-                before[active[plan.due]],
+                before[plan.due],
                 advanced.before,
             )
             owner = np.repeat(np.arange(len(active)), batch.lengths)

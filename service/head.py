@@ -18,7 +18,7 @@ from service.checksum import intact, record_dtype, seal
 from service.samples import NO_SEQ
 
 NEVER_MS = -1
-LAYOUT = 3  # 2: answers went to the journal; checksum. 3: machines of two alert rules, when the vehicle was heard
+LAYOUT = 3  # 2: answers went to the journal; checksum. 3: machines of two alert rules, when it was heard, open bin of the trend
 N_RULES = 2
 
 Heads = NDArray[np.void]
@@ -72,6 +72,19 @@ def layout_2(preprocessor: Preprocessor) -> np.dtype[np.void]:
     )
 
 
+OPEN_DTYPE = np.dtype(  # the bin of the trend that is under way (service/trend.py)
+    [
+        ("number", "<i8"),  # its start, in bins since 1970
+        ("samples", "<u4"),  # 0: nothing yet
+        ("surprises", "<u4"),  # of them, those that had a surprise
+        ("risk_max", "<f4"),
+        ("surprise_max", "<f4"),
+        ("surprise_sum", "<f4"),
+        ("written", "<u4"),  # 1: the ring has it, and nothing came since
+    ]
+)
+
+
 class HeadLayout:
     """The head's dtype for one checkpoint."""
 
@@ -98,6 +111,7 @@ class HeadLayout:
                 ("n_intervals", "<u4"),
                 ("intervals", "<i8", (N_INTERVALS, 2)),  # accepted seqs, first and last of each run
                 ("alert", MACHINE_DTYPE, (N_RULES,)),
+                ("trend", OPEN_DTYPE),
                 ("fingerprint", "u1", (16,)),  # of the model whose state this is
                 ("forecast_mean", "<f4", (n,)),
                 ("forecast_log_scale", "<f4", (n,)),

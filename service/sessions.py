@@ -2,6 +2,7 @@
 
 import secrets
 
+import numpy as np
 import structlog
 
 from model.alert_machine import Phase
@@ -9,11 +10,12 @@ from service.alerting.news import News, Newsroom, lines_of
 from service.alerting.record import Instant
 from service.alerts import Rule, Transition
 from service.checksum import seal
-from service.head import HeadLayout, read_version
+from service.head import HeadLayout, Heads, read_version
 from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
-from service.store import ABSENT, NO_BASE, Commit, Outcome, Rebase, Store, Stored, version_of
+from service.store import ABSENT, NO_BASE, Commit, Outcome, Rebase, Store, Stored, TrendWrite, version_of
+from service.trend import Closed, TrendLayout, written
 
 logger = structlog.get_logger(__name__)
 
@@ -26,6 +28,7 @@ class Sessions:
         layout: HeadLayout,
         journals: JournalLayout,
         newsroom: Newsroom,
+        trends: TrendLayout,
         residency: Residency,
         store: Store,
         metrics: Metrics,
@@ -33,6 +36,7 @@ class Sessions:
         self._layout = layout
         self._journals = journals
         self._newsroom = newsroom
+        self._trends = trends
         self._residency = residency
         self._store = store
         self._metrics = metrics
@@ -49,6 +53,7 @@ class Sessions:
         epoch = 1 if version is None else version.epoch + 1
         head = self._layout.new_session(epoch)
         head["nonce"] = secrets.randbits(64) | 1
+        trend = self._closing_bin(head, before)
         seal(head)
         news = await self._closing(vehicle_id, before)
         commit = Commit(
@@ -64,6 +69,7 @@ class Sessions:
                 old=None if before is None else self._store.snapshot_key(vehicle_id, before),
             ),
             alerts=lines_of(news).get(0, ""),
+            trend=trend,
         )
         if (await self._store.commit([commit]))[0] < Outcome.WON:
             return None
@@ -71,6 +77,18 @@ class Sessions:
         self._metrics.state_resets.labels("session").inc()
         logger.info("session reset", vehicle_id=vehicle_id, epoch=epoch)
         return epoch
+
+    def _closing_bin(self, head: Heads, before: Stored | None) -> list[TrendWrite]:
+        """The open bin of the session that ends goes into the ring, and on in the new head, in place."""
+        try:
+            old = self._layout.unpack(b"" if before is None else before.head)
+        except ValueError:
+            return []
+        head["trend"] = old["trend"]
+        if not old["trend"]["samples"][0] or old["trend"]["written"][0]:
+            return []
+        written(head)
+        return self._trends.writes(Closed(self._trends.open_bins(old), np.zeros(1, np.int64)))[0]
 
     async def _closing(self, vehicle_id: str, before: Stored | None) -> list[News]:
         """What becomes of the alerts of the session that ends: open ones are resolved, pending ones lapse."""

@@ -3,6 +3,7 @@
     {ew:p}:v:<id>:head                         the head (service/head.py)
     {ew:p}:v:<id>:journal                      what was accepted lately, after a base that names a snapshot (service/journal.py)
     {ew:p}:v:<id>:snap:<epoch>:<seq>:<nonce>   the recurrent state (service/state_codec.py) that a base names
+    {ew:p}:v:<id>:trend                        its last 48 hours in bins of five minutes (service/trend.py)
     {ew:p}:vehicles, {ew:p}:risks              vehicles by when they were heard and by last risk
     {ew:p}:alerts, {ew:p}:open                 last alert of each vehicle and rule; phase and severity of the open ones
     {ew:p}:transitions                         stream of what changed
@@ -83,6 +84,15 @@ class Commit(NamedTuple):
     entries: bytes  # of the journal
     rebase: Rebase | None
     alerts: str = ""  # what becomes of the vehicle's alerts, line by line (service/commit.lua)
+    trend: Sequence["TrendWrite"] = ()
+
+
+class TrendWrite(NamedTuple):
+    """What goes where in a vehicle's ring."""
+
+    offset: int
+    data: bytes  # nothing: the ring goes
+    ring_bytes: int  # a ring is made at its full length, which it then keeps: growing it would reserve as much again
 
 
 class Flip(NamedTuple):
@@ -327,8 +337,9 @@ class Store:
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
         keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:5]]
-        args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes]
-        for vehicle_id, expected, head, entries, rebase, alerts in commits:
+        args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes, len(commits)]
+        trends: list[tuple[int, bytes, TrendWrite]] = []
+        for vehicle_id, expected, head, entries, rebase, alerts, trend in commits:
             at = self._keys(vehicle_id)
             if rebase is None:
                 keys += (at.head, at.journal, at.head, at.head)
@@ -337,6 +348,12 @@ class Store:
                 fresh = None if rebase.snapshot is None else at.snapshot_of(rebase.base)
                 keys += (at.head, at.journal, fresh or at.head, rebase.old or at.head)
                 args += (vehicle_id, expected, head, entries, rebase.base, rebase.expected, rebase.keep, alerts)
+            if trend:
+                place = len(keys) // 4 - 1  # this vehicle's, from 1
+                trends += [(place, at.trend, write) for write in trend]
+        for place, key, write in trends:
+            keys.append(key)
+            args += (place, *write)
         return COMMIT.call(keys, args)
 
     async def flip(self, flips: Sequence[Flip]) -> list[int]:
@@ -426,12 +443,19 @@ class Store:
                 await self._link.pipeline([("ZCARD", partition_keys(p).vehicles) for p in range(self._partitions)])
             )
 
+    async def trend(self, vehicle_id: str, ranges: Sequence[tuple[int, int]]) -> bytes:
+        """Parts of a vehicle's ring, each from its first byte to its last; shorter where the ring is."""
+        key = self._keys(vehicle_id).trend
+        async with self._timed("trend"):
+            return b"".join(await self._link.pipeline([("GETRANGE", key, *part) for part in ranges]))
+
     async def erase(self, vehicle_id: str, before: Stored | None, rules: Sequence[str]) -> bool:
         """Delete everything of a vehicle that is as it was read before, alerts of these rules too; False if it has moved on."""
         at = self._keys(vehicle_id)
         shared = partition_keys(at.partition)
         snapshot = None if before is None else self.snapshot_key(vehicle_id, before)
-        keys = (shared.vehicles, shared.risks, shared.alerts, shared.open, at.head, at.journal, snapshot or at.head)
+        own = (at.head, at.journal, snapshot or at.head, at.trend)
+        keys = (shared.vehicles, shared.risks, shared.alerts, shared.open, *own)
         expected, base = (ABSENT, NO_BASE) if before is None else (version_of(before.head), before.base)
         async with self._timed("erase"):
             erased = (
@@ -442,10 +466,10 @@ class Store:
         return bool(erased)
 
     async def stored_bytes(self, vehicle_id: str) -> int:
-        """Memory that the store spends on this vehicle's head, journal and snapshot, by its own account."""
+        """Memory that the store spends on this vehicle's head, journal, snapshot and trend, by its own account."""
         at = self._keys(vehicle_id)
         snapshot = at.snapshot_of((await self.bases([vehicle_id]))[0])
-        keys = [at.head, at.journal, *([] if snapshot is None else [snapshot])]
+        keys = [at.head, at.journal, at.trend, *([] if snapshot is None else [snapshot])]
         async with self._timed("memory"):
             sizes = await self._link.pipeline([("MEMORY", "USAGE", key) for key in keys])
         return sum(size or 0 for size in sizes)

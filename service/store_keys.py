@@ -17,6 +17,7 @@ class VehicleKeys(NamedTuple):
     partition: int
     head: bytes
     journal: bytes
+    trend: bytes
     snapshot: bytes  # what the name of each of its snapshots begins with
 
     def snapshot_of(self, base: bytes) -> bytes | None:
@@ -55,7 +56,7 @@ def vehicle_keys(vehicle_id: str, partitions: int) -> VehicleKeys:
     """The keys of one vehicle."""
     partition = partition_of(vehicle_id, partitions)
     prefix = f"{{ew:{partition}}}:v:{vehicle_id}:".encode()
-    return VehicleKeys(partition, prefix + b"head", prefix + b"journal", prefix + b"snap:")
+    return VehicleKeys(partition, prefix + b"head", prefix + b"journal", prefix + b"trend", prefix + b"snap:")
 
 
 @lru_cache(16_384)

@@ -5,6 +5,7 @@ from service.commits import longest_replay
 from service.head import HeadLayout
 from service.journal import ANSWER_DTYPE, BASE_DTYPE, KEEP, JournalLayout
 from service.state_codec import SnapshotDtype, snapshot_bytes
+from service.trend import BINS, bin_dtype
 
 KEY_BYTES = 224  # of a Redis key beside its value: its name of up to 120 bytes, its entry in the table, object headers
 INDEX_BYTES = 2_048  # places in two sorted sets, the last alert, and a share of tables that grow by doubling
@@ -22,7 +23,12 @@ def vehicle_bytes(checkpoint: Checkpoint, snapshot_every: int, snapshot_dtype: S
     entry = JournalLayout(config.d_input).dtype.itemsize
     longest = BASE_DTYPE.itemsize + (KEEP + longest_replay(snapshot_every)) * entry
     snapshot = snapshot_bytes(config.conv_state_shape, config.ssm_state_shape, snapshot_dtype)
-    keys = {"head": in_store(head), "journal": in_store(2 * longest), "snapshot": in_store(snapshot)}
+    keys = {
+        "head": in_store(head),
+        "journal": in_store(2 * longest),
+        "snapshot": in_store(snapshot),
+        "trend": in_store(BINS * bin_dtype(len(checkpoint.schema.channels)).itemsize),
+    }
     return {
         **keys,
         "index": INDEX_BYTES,

@@ -2,13 +2,15 @@
 
 offset  size  field
 0     4  magic "EWVX"
-4     4  layout version (1)
+4     4  layout version (2: with the trend)
 8     8  XXH3-64 of all bytes from 16 on
-16    24  lengths: vehicle id, head, state, alert, and of the journal: entries, bytes of one (uint32 each, little-endian)
-40     .  vehicle id (ASCII)
+16    28  lengths: vehicle id, head, state, alert, trend, and of the journal: entries, bytes of one (uint32 each,
+          little-endian)
+44     .  vehicle id (ASCII)
       .  head (service/head.py): session, normaliser, Kalman filter, alert machine, accepted numbers
       .  state (service/state_codec.py, fp32) after the head's last sample
       .  alerts, the vehicle's last one of each rule as a JSON array; empty when there is none
+      .  trend, its ring of closed bins (service/trend.py); empty when none was closed
       .  the last journal entries (service/journal.py), the head's last sample last: answers to retries
 
 This module does not know what is inside head and entries; who imports them checks that (service/vehicle_transfer.py).
@@ -22,8 +24,8 @@ import xxhash
 from service.state_codec import Snapshot, StateCodecError, unpack_snapshot
 
 MAGIC = b"EWVX"
-LAYOUT_VERSION = 1
-HEADER = struct.Struct("<4sIQ6I")
+LAYOUT_VERSION = 2
+HEADER = struct.Struct("<4sIQ7I")
 CHECKSUM = struct.Struct("<Q")
 CHECKED_FROM = 16
 MEDIA_TYPE = "application/vnd.emberwatch.vehicle"
@@ -41,6 +43,7 @@ class Export:
     head: bytes
     state: bytes  # a snapshot
     alert: bytes  # JSON array, or nothing
+    trend: bytes  # a ring, or nothing
     entries: bytes
     entry_bytes: int
 
@@ -60,9 +63,10 @@ def pack_export(export: Export) -> bytes:
     """Header and parts; inverse of `unpack_export`."""
     name = export.vehicle_id.encode("ascii")
     n_entries = len(export.entries) // export.entry_bytes
-    lengths = (len(name), len(export.head), len(export.state), len(export.alert), n_entries, export.entry_bytes)
+    parts = (name, export.head, export.state, export.alert, export.trend)
+    lengths = (*(len(part) for part in parts), n_entries, export.entry_bytes)
     header = HEADER.pack(MAGIC, LAYOUT_VERSION, 0, *lengths)
-    body = b"".join((header[CHECKED_FROM:], name, export.head, export.state, export.alert, export.entries))
+    body = b"".join((header[CHECKED_FROM:], *parts, export.entries))
     return header[:8] + CHECKSUM.pack(xxhash.xxh3_64_intdigest(body)) + body
 
 
@@ -87,7 +91,7 @@ def unpack_export(data: bytes) -> Export:
     for length in lengths:
         parts.append(data[start : start + length])
         start += length
-    name, head, state, alert = parts
+    name, head, state, alert, trend = parts
     if not name.isascii():
         raise ExportError("the vehicle id is not ASCII")
-    return Export(name.decode("ascii"), head, state, alert, data[start:], entry_bytes)
+    return Export(name.decode("ascii"), head, state, alert, trend, data[start:], entry_bytes)

@@ -20,6 +20,7 @@ from service.snapshots import fresh_nonce
 from service.state_access import StateAccess
 from service.state_codec import Snapshot, pack_snapshot
 from service.store import ABSENT, NO_BASE, Commit, Outcome, Rebase, Store, Stored, version_of
+from service.trend import TrendLayout
 from service.vehicle_export import Export, ExportError
 
 logger = structlog.get_logger(__name__)
@@ -97,6 +98,7 @@ class VehicleTransfer:
         self,
         layout: HeadLayout,
         journals: JournalLayout,
+        trends: TrendLayout,
         shapes: tuple[tuple[int, ...], tuple[int, ...]],
         states: StateAccess,
         residency: Residency,
@@ -105,6 +107,7 @@ class VehicleTransfer:
     ) -> None:
         self._layout = layout
         self._journals = journals
+        self._trends = trends
         self._shapes = shapes
         self._states = states
         self._residency = residency
@@ -124,22 +127,25 @@ class VehicleTransfer:
                 if held is None or stored is None:
                     return None
                 alerts = await self._store.alerts_of(vehicle_id, [field_of(vehicle_id, rule) for rule in RULES])
+                trend = await self._store.trend(vehicle_id, [(0, -1)])
             etag, version = etag_of(stored.head), read_version(stored.head)
             if etag is None or version is None or held.snapshot is None:
                 return None, etag or ""
             if (version.epoch, version.seq, version.nonce) != (held.snapshot.epoch, held.snapshot.seq, held.nonce):
                 continue  # another worker went on between our two reads
-            return self._pack(vehicle_id, stored, held.snapshot, alerts), etag
+            return self._pack(vehicle_id, stored, held.snapshot, alerts, trend), etag
         raise StoreUnavailable(f"other workers changed {vehicle_id} {MAX_ATTEMPTS} times in a row")
 
-    def _pack(self, vehicle_id: str, stored: Stored, snapshot: Snapshot, alerts: list[bytes | None]) -> Export:
+    def _pack(
+        self, vehicle_id: str, stored: Stored, snapshot: Snapshot, alerts: list[bytes | None], trend: bytes
+    ) -> Export:
         size, known = self._journals.dtype.itemsize, [record for data in alerts if (record := read_record(data))]
         told = json.dumps(known).encode() if known else b""
         try:
             entries = self._journals.unpack(stored.journal, self._layout.unpack(stored.head)).entries[-KEEP:].tobytes()
         except JournalError:
             entries = b""  # gone from the store; the state is here, only answers to retries are lost
-        return Export(vehicle_id, stored.head, pack_snapshot(snapshot), told, entries, size)
+        return Export(vehicle_id, stored.head, pack_snapshot(snapshot), told, trend, entries, size)
 
     async def install(self, export: Export, asked: Precondition) -> tuple[bool, str]:
         """Put an exported vehicle into the store as it is; whether it was new here, and its entity tag.
@@ -193,6 +199,8 @@ class VehicleTransfer:
             raise ValueError(f"the state has shapes {snapshot.conv.shape} and {snapshot.ssm.shape}")
         if export.entry_bytes != self._journals.dtype.itemsize:
             raise ValueError(f"its journal has entries of {export.entry_bytes} bytes")
+        if len(export.trend) not in {0, self._trends.ring_bytes}:
+            raise ValueError(f"its trend has {len(export.trend)} bytes, not {self._trends.ring_bytes}")
         alerts = _alerts_in(export)
         base = self._journals.base(numbers[0], int(head["accepted"][0]), numbers[1], fresh_nonce()).tobytes()
         entries = self._journals.unpack(base + export.entries, head).entries.copy()
@@ -237,6 +245,7 @@ class VehicleTransfer:
             entries=ready.entries,
             rebase=rebase,
             alerts="\n".join((absent | alerts).values()),
+            trend=self._trends.replacing(ready.export.trend),
         )
 
     async def erase(self, vehicle_id: str, asked: Precondition) -> bool:

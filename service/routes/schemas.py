@@ -176,9 +176,10 @@ class ModelInfo(BaseModel):
                 "journal": 57568,
                 "state": 274432,
                 "snapshot": 327904,
+                "trend": 98528,
                 "index": 2048,
-                "total_in_store": 389024,
-                "total_in_worker": 278264,
+                "total_in_store": 487552,
+                "total_in_worker": 278296,
             },
             "provenance": {"data": "simulated fleet", "seed": 0},
         }

@@ -43,8 +43,8 @@ def test_a_snapshot_is_never_far_behind(
             assert entries >= min(accepted, KEEP)
         with valkey.client as client:
             keys = client.keys(f"*v:{vehicle}:*")
-            assert len(keys) == 3
-            assert [client.ttl(key) for key in keys] == [-1] * 3
+            assert len(keys) == 4  # head, journal, snapshot and trend
+            assert [client.ttl(key) for key in keys] == [-1] * 4
         assert close_to(await under_test.state(vehicle), under_test.offline(n))
         assert close_to(await fresh.state(vehicle), fresh.offline(n))
         written = count(under_test.metrics.snapshots, "written")

@@ -16,13 +16,14 @@ def export() -> Export:
     state = pack_snapshots("ab" * 16, [1], [5], np.ones((1, 1, 2, 3), "f4"), np.ones((1, 1, 2, 4), "f4"))[0]
     entry_bytes = int(rng.integers(1, 200))
     entries = rng.bytes(entry_bytes * int(rng.integers(0, 65)))
-    return Export("van-1:a.B_2", rng.bytes(int(rng.integers(1, 2000))), state, b'{"id": "x"}', entries, entry_bytes)
+    head = rng.bytes(int(rng.integers(1, 2000)))
+    return Export("van-1:a.B_2", head, state, b'{"id": "x"}', rng.bytes(99), entries, entry_bytes)
 
 
 def test_every_part_comes_back(export: Export) -> None:
     """With an alert and entries, and without."""
     assert unpack_export(pack_export(export)) == export
-    bare = Export("v", export.head, export.state, b"", b"", 7)
+    bare = Export("v", export.head, export.state, b"", b"", b"", 7)
     assert unpack_export(pack_export(bare)) == bare
     assert export.snapshot().seq == 5
 
@@ -43,12 +44,12 @@ def test_the_reason_is_named(export: Export) -> None:
     for wrong, reason in (
         (b"", "less than a header"),
         (b"EWST" + data[4:], "no exported vehicle"),
-        (data[:4] + struct.pack("<I", LAYOUT_VERSION + 1) + data[8:], "layout 2"),
+        (data[:4] + struct.pack("<I", LAYOUT_VERSION + 1) + data[8:], "layout 3"),
         (data[:-1] if export.entries else data + b"0", "not the parts"),
         (data[:8] + bytes(8) + data[16:], "checksum"),
     ):
         with pytest.raises(ExportError, match=reason):
             unpack_export(wrong)
-    broken = Export("v", export.head, export.state[:-1], b"", b"", 1)
+    broken = Export("v", export.head, export.state[:-1], b"", b"", b"", 1)
     with pytest.raises(ExportError, match=r"its state: .* do not hold"):
         unpack_export(pack_export(broken)).snapshot()

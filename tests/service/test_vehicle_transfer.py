@@ -223,6 +223,7 @@ def test_what_does_not_hold_together_is_refused(here: httpx.Client, vehicle: str
         (changed(now, alert=b'{"vehicle_id": "x"}'), 422, "another vehicle"),
         (changed(now, alert=b"[1]"), 422, "alert"),
         (changed(now, alert=b"{"), 422, "alert"),
+        (changed(now, trend=b"a"), 422, "trend"),
         (changed(now, entries=now.entries[: -now.entry_bytes]), 422, "journal"),
         (changed(now, entries=b"", entry_bytes=1), 422, "journal"),
     ]
@@ -236,5 +237,6 @@ def test_what_does_not_hold_together_is_refused(here: httpx.Client, vehicle: str
 
 def changed(export: Export, **parts: Any) -> bytes:
     """An export with other parts and a right checksum."""
-    kept = {name: getattr(export, name) for name in ("vehicle_id", "head", "state", "alert", "entries", "entry_bytes")}
+    names = ("vehicle_id", "head", "state", "alert", "trend", "entries", "entry_bytes")
+    kept = {name: getattr(export, name) for name in names}
     return pack_export(Export(**(kept | parts)))
