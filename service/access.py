@@ -21,6 +21,8 @@ def scope_of(method: str, path: str) -> str | None:
     """The scope that a call needs; None if it is open to everybody."""
     if path in OPEN and method in READING:
         return None
+    if path.startswith("/debug/"):
+        return ADMIN
     if method in READING:
         return "read"
     if method == "POST" and TELEMETRY.fullmatch(path):

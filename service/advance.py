@@ -116,7 +116,9 @@ class Advance:
                 heads["preprocess"], batch.lengths, samples.ts_ms, samples.signals
             )
         loop = asyncio.get_running_loop()
-        scores, before, after = await loop.run_in_executor(self._step_thread, self._step, batch, features)
+        scores, before, after = await loop.run_in_executor(
+            self._step_thread, self._stages.carried(self._step), batch, features
+        )
         with self._stages.time("alert"):
             mean, log_scale = self._forecasts(batch, scores)
             nats = surprise(features.z, features.present, mean, log_scale)
@@ -133,6 +135,8 @@ class Advance:
             seen = np.repeat(heads["samples"].astype(np.int64) + batch.lengths, batch.lengths) - behind + 1
             entries = self._entries(batch, features, scores, nats, course.phase)
             self._finish_heads(batch, scores, nats, ends - 1)
+        if self._metrics.drift is not None:
+            self._metrics.drift.observe(features.z, features.present, scores.risk)
         return Advanced(
             heads=heads,
             entries=entries,

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -25,20 +25,25 @@ from service.deps import Running
 from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
+from service.fleet_counts import FleetCounts
 from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
 from service.keys import KeyRing
 from service.metrics import Metrics
+from service.observation import observe_model, tracing_for
 from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
-from service.routes import alert_stream, alerts, fleet, operations, state, telemetry, trend, vehicles
+from service.routes import alert_stream, alerts, debug, fleet, operations, state, telemetry, trend, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.store import Store
 from service.vehicle_bytes import slots_within
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 logger = structlog.get_logger(__name__)
 
@@ -69,13 +74,15 @@ def create_app(settings: Settings) -> FastAPI:
     runtime = ModelRuntime(checkpoint, settings.backend, slots_for(settings, checkpoint))
     metrics = Metrics()
     sinks = () if settings.sinks_file is None else read_sinks(settings.sinks_file)
+    observe_model(settings, checkpoint, runtime, metrics)
+    tracing = tracing_for(settings)
     ring = None if settings.keys_file is None else KeyRing(settings.keys_file, metrics.keys_file_errors.inc)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.running = await start(settings, runtime, policy, decoder, sinks, metrics, stack)
+                app.state.running = await start(settings, runtime, policy, decoder, sinks, metrics, tracing, stack)
             except Exception as error:
                 logger.critical("cannot start", reason=str(error))
                 raise
@@ -92,6 +99,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(InFlight, budget=Budget(settings.max_inflight_bytes, settings.max_inflight_requests))
     app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
+    if tracing is not None:
+        from service.tracing import TracedRequests  # noqa: PLC0415  (an extra)
+
+        app.add_middleware(TracedRequests, tracing=tracing)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)
     add_error_handlers(app)
     for router in hot:
@@ -102,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(alert_stream.router)
     app.include_router(alerts.router)
     app.include_router(operations.router)
+    app.include_router(debug.router)
     document = describe(app, keys=ring is not None)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's way to say it
     return app
@@ -114,6 +126,7 @@ async def start(
     decoder: Decoder,
     sinks: Sequence[AnySink],
     metrics: Metrics,
+    tracing: "Tracing | None",
     stack: AsyncExitStack,
 ) -> Running:
     """Start every part in order; `stack` stops them in reverse.
@@ -122,6 +135,8 @@ async def start(
         StoreUnavailable, StoreMisconfigured: the service must not start like this.
     """
     checkpoint = runtime.checkpoint
+    if tracing is not None:
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
     runtime.warm_up()
     if settings.keys_file is None and not is_loopback(settings.host):
         logger.warning("open to the network without API keys: anybody who reaches it can write", host=settings.host)
@@ -160,6 +175,7 @@ async def start(
             snapshot_every=settings.snapshot_every,
             snapshot_dtype=settings.snapshot_dtype,
         ),
+        span=None if tracing is None else tracing.stage,
     )
     stack.push_async_callback(engine.close)
     batcher = MicroBatcher(
@@ -168,6 +184,7 @@ async def start(
         max_wait_s=settings.max_wait_ms / 1000.0,
         max_queue=settings.max_queue,
         depth=metrics.queue_depth,
+        watch=None if tracing is None else tracing.batches(),
     )
     batcher.start()
     stack.push_async_callback(batcher.close)
@@ -181,6 +198,8 @@ async def start(
         fingerprint=fingerprint,
         store=without_secrets(settings.store),
     )
+    counts = FleetCounts(store, settings.stale_after_s, metrics.vehicles_active, metrics.vehicles_stale)
+    await stack.enter_async_context(background(counts.run))
     rate = await sample_rate(settings, url, metrics, stack)
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:

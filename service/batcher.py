@@ -10,12 +10,14 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
+from service.correlation import BatchNames, BatchWatch
 from service.errors import NotReady, QueueFull
 from service.samples import RETRYABLE, Answers, Samples, Status, join_samples
 
@@ -37,6 +39,7 @@ class Submission:
     enqueued: float  # loop time, seconds
     answers: Answers
     left: int  # rows without an answer
+    origin: Any  # as the watch knows it
     done: "asyncio.Future[Answers]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def settle(self, rows: Rows, answers: Answers) -> None:
@@ -66,8 +69,18 @@ class Part:
 class MicroBatcher:
     """Gathers submissions into batches for `apply` and hands each sender its own answers."""
 
-    def __init__(self, apply: Apply, *, max_batch_size: int, max_wait_s: float, max_queue: int, depth: Gauge) -> None:
+    def __init__(
+        self,
+        apply: Apply,
+        *,
+        max_batch_size: int,
+        max_wait_s: float,
+        max_queue: int,
+        depth: Gauge,
+        watch: BatchWatch | None = None,
+    ) -> None:
         self._apply = apply
+        self._watch = watch or BatchNames()
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
@@ -112,7 +125,9 @@ class MicroBatcher:
         if not n:
             return Answers.blank(0, Status.DEFERRED)
         now = asyncio.get_running_loop().time()
-        submission = Submission(next(self._numbers), samples, now, Answers.blank(n, Status.DEFERRED), n)
+        submission = Submission(
+            next(self._numbers), samples, now, Answers.blank(n, Status.DEFERRED), n, self._watch.origin()
+        )
         self._enqueue(submission)
         self._changed.set()
         return await submission.done
@@ -190,7 +205,8 @@ class MicroBatcher:
         """Apply one batch; a failure of the whole batch is each sample's `deferred`, never a lost answer."""
         samples = join_samples([whole_or_part(part) for part in parts])
         try:
-            answers = await self._apply(samples)
+            with self._watch.batch([part.submission.origin for part in parts], len(samples)):
+                answers = await self._apply(samples)
         except Exception:
             logger.exception("a batch failed", size=len(samples))
             answers = Answers.blank(0, Status.DEFERRED)

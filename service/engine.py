@@ -31,7 +31,7 @@ from service.runs import Runs, group
 from service.samples import Answers, Samples, Status
 from service.sessions import Sessions
 from service.snapshots import Snapshotter
-from service.stages import Stages
+from service.stages import Span, Stages
 from service.state_access import Exported, StateAccess
 from service.state_codec import SnapshotDtype
 from service.store import Outcome, Store
@@ -69,6 +69,7 @@ class StateEngine:
         policy: AlertPolicy,
         options: EngineOptions,
         clock: Callable[[], float] = time.time,
+        span: Span | None = None,
     ) -> None:
         self.fingerprint = checkpoint.fingerprint()
         self.layout = HeadLayout(checkpoint.preprocessor(), self.fingerprint)
@@ -77,7 +78,7 @@ class StateEngine:
         self.policy = policy
         self._store = store
         self._metrics = metrics
-        self._stages = Stages(metrics.stage_seconds)
+        self._stages = Stages(metrics.stage_seconds, span)
         self._max_future_skew_ms = 1000.0 * options.max_future_skew_s
         self._clock = clock
         self._claims = Claims()

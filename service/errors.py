@@ -86,6 +86,12 @@ class InvalidSample(ServiceError):
     status, kind = 422, "invalid-sample"
 
 
+class Busy(ServiceError):
+    """What may be done by one at a time is being done by somebody else."""
+
+    status, kind = 409, "busy"
+
+
 class RefusedSample(ServiceError):
     """The sample is readable but does not fit the vehicle's session: late, or in conflict with what was accepted."""
 

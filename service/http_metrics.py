@@ -1,17 +1,30 @@
-"""Request durations by route template and status code, as plain ASGI middleware (no copy of the body)."""
+"""Request durations by route template and status code, and each request's id, as plain ASGI middleware (no copy of the body)."""
 
+import logging
 import time
 
+import structlog
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.correlation import REQUEST_ID, Names, request_id
+
+SERVER_ERROR = 500
+
+logger = structlog.get_logger(__name__)
+level = logging.getLogger(__name__)  # structlog would format a line before it is thrown away
+
 
 class HttpMetrics:
-    """Observes `duration` labelled (route, code); unknown paths share one label, so scanners cannot grow it."""
+    """Observes `duration` labelled (route, code); unknown paths share one label, so scanners cannot grow it.
+
+    The outermost middleware: names the request (service/correlation.py). Server errors are logged; at level debug, every request.
+    """
 
     def __init__(self, app: ASGIApp, duration: Histogram) -> None:
         self._app = app
         self._duration = duration
+        self._names = Names()
         self._series: dict[tuple[str, int], Histogram] = {}  # finding a series costs more than noting a duration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -20,7 +33,9 @@ class HttpMetrics:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        code = 500
+        name = self._names.of_request(scope["headers"])
+        request_id.set(name)
+        code = SERVER_ERROR
 
         began = 0.0
 
@@ -28,6 +43,7 @@ class HttpMetrics:
             nonlocal code, began
             if message["type"] == "http.response.start":
                 code, began = message["status"], time.perf_counter()
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, name.encode())]
             await send(message)
 
         try:
@@ -39,4 +55,8 @@ class HttpMetrics:
                 series = self._series[route, code] = self._duration.labels(route, str(code))
             # Of a stream without end the time to its beginning: how long somebody listens is no latency.
             ended = began if scope.get("endless") and began else time.perf_counter()
-            series.observe(ended - started)
+            seconds = ended - started
+            series.observe(seconds)
+            if code >= SERVER_ERROR or level.isEnabledFor(logging.DEBUG):
+                say = logger.warning if code >= SERVER_ERROR else logger.debug
+                say("request", method=scope["method"], route=route, status=code, seconds=round(seconds, 6))

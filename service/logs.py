@@ -6,11 +6,14 @@ from typing import Literal
 
 import structlog
 
+from service.correlation import name_the_work
+
 
 def configure_logs(level: str, form: Literal["json", "console"]) -> None:
     """Send structlog and the standard library's loggers through one formatter."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_the_work,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -88,6 +88,15 @@ class Settings(BaseSettings):
         10.0, ge=1, le=300, description="a worker's hold on a partition's notices; another takes over when it has ended"
     )
     max_listeners: int = Field(2_000, ge=0, description="connections to GET /v1/alerts/stream of one worker")
+    # what an operator sees
+    drift_half_life_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="of what input_drift and score_drift remember; a day, or the hour of day looks like drift",
+    )
+    tracing: bool = Field(
+        default=False, description="OpenTelemetry spans (extra otel) to where OTEL_EXPORTER_OTLP_ENDPOINT says"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info")
     log_format: Literal["json", "console"] = Field("json")
 

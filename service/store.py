@@ -449,6 +449,19 @@ class Store:
         async with self._timed("trend"):
             return b"".join(await self._link.pipeline([("GETRANGE", key, *part) for part in ranges]))
 
+    async def n_vehicles_since(self, since_ms: int) -> tuple[int, int]:
+        """How many vehicles were heard at this time or later (our clock), and how many only before."""
+        keys = [partition_keys(p).vehicles for p in range(self._partitions)]
+        async with self._timed("count"):
+            counts = await self._link.pipeline(
+                [
+                    command
+                    for key in keys
+                    for command in (("ZCOUNT", key, since_ms, "+inf"), ("ZCOUNT", key, "(0", f"({since_ms}"))
+                ]
+            )
+        return sum(counts[::2]), sum(counts[1::2])
+
     async def erase(self, vehicle_id: str, before: Stored | None, rules: Sequence[str]) -> bool:
         """Delete everything of a vehicle that is as it was read before, alerts of these rules too; False if it has moved on."""
         at = self._keys(vehicle_id)

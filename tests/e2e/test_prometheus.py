@@ -48,7 +48,9 @@ def test_prometheus_scrapes_the_service(busy_service: ServiceProcess, tmp_path: 
     shipped = (REPOSITORY / "deploy" / "prometheus" / "prometheus.yml").read_text()
     assert "127.0.0.1:8000" in shipped
     config = tmp_path / "prometheus.yml"
-    config.write_text(shipped.replace("127.0.0.1:8000", f"127.0.0.1:{busy_service.port}").replace("5s", "1s"))
+    rules = REPOSITORY / "deploy" / "prometheus" / "rules"
+    shipped = shipped.replace("rules/*.yml", f"{rules}/*.yml").replace("5s", "1s")
+    config.write_text(shipped.replace("127.0.0.1:8000", f"127.0.0.1:{busy_service.port}"))
     subprocess.run(["promtool", "check", "config", str(config)], check=True, capture_output=True)
     url = f"http://127.0.0.1:{free_port()}"
     prometheus = subprocess.Popen(
