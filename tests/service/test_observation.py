@@ -20,9 +20,9 @@ from service.device_metrics import DeviceGauges, DeviceReading
 from service.profile import sample_stacks
 from service.settings import Settings
 from tests.processes import ServiceProcess, wait_until
-from tests.service.conftest import sample
+from tests.service.conftest import create, sample
 from tests.service.span_receiver import SpanReceiver
-from tests.service.test_keys import bearer, create
+from tests.service.test_keys import bearer
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,10 @@ def observed(
         max_wait_ms=100,
         environment={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"},
     )
-    yield process.start()
-    process.stop_if_running()
+    try:
+        yield process.start()
+    finally:
+        process.stop_if_running()
 
 
 @pytest.fixture(scope="module")
