@@ -6,7 +6,7 @@ Source of the maths: Mamba, Gu & Dao 2023 (arXiv:2312.00752), section 3; the nam
 from kernels.backend import BACKENDS, Backend, BackendUnavailableError, choose_backend
 from kernels.config import MambaConfig
 from kernels.pool import StatePool
-from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
+from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step, residual_scan, rms_norm
 from kernels.scan import SelectiveScan, selective_scan_chunked, selective_scan_ref
 from kernels.training import TrainingForward, training_forward
 from kernels.weights import BlockWeights, NetworkWeights
@@ -26,6 +26,8 @@ __all__ = [
     "choose_backend",
     "network_scan",
     "network_step",
+    "residual_scan",
+    "rms_norm",
     "selective_scan_chunked",
     "selective_scan_ref",
     "training_forward",

@@ -194,6 +194,19 @@ def network_scan(
     Returns:
         Outputs at every step, and the last state: equal to `network_step` applied sample by sample.
     """
+    x, last = residual_scan(config, weights, features, ratio, state, scan)
+    return heads(config, weights, x, features), last
+
+
+def residual_scan(
+    config: MambaConfig,
+    weights: NetworkWeights,
+    features: Tensor,
+    ratio: Tensor,
+    state: RecurrentState | None,
+    scan: SelectiveScan,
+) -> tuple[Tensor, RecurrentState]:
+    """`network_scan` up to the heads: the residual stream (batch, length, d_model) that they read, and the last state."""
     x = F.linear(features, weights.embedding, weights.embedding_bias)
     conv, ssm = [], []
     for layer, block in enumerate(weights.blocks):
@@ -209,4 +222,4 @@ def network_scan(
         x = x + y
         conv.append(conv_state)
         ssm.append(ssm_state)
-    return heads(config, weights, x, features), RecurrentState(torch.stack(conv, dim=1), torch.stack(ssm, dim=1))
+    return x, RecurrentState(torch.stack(conv, dim=1), torch.stack(ssm, dim=1))

@@ -6,6 +6,7 @@ model card is of the weights as loaded.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,19 @@ class Checkpoint:
 
         The calibration is left out: a new threshold must not throw away the states of a fleet.
         """
+        return self._digest(self.network.state_dict())
+
+    def risk_fingerprint(self) -> str:
+        """32 hex digits over whatever changes a risk: the same without the forecast head. Reports of risk are of this."""
+        tensors = self.network.state_dict()
+        return self._digest({name: tensor for name, tensor in tensors.items() if not name.startswith("forecast_head.")})
+
+    def _digest(self, tensors: Mapping[str, torch.Tensor]) -> str:
         described = {
             key: self.description()[key] for key in ("format", "preprocessing", "config", "schema", "normaliser")
         }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]

@@ -5,7 +5,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kernels import BlockWeights, MambaConfig, NetworkOutput, NetworkWeights, SelectiveScan, network_scan
+from kernels import (
+    BlockWeights,
+    MambaConfig,
+    NetworkOutput,
+    NetworkWeights,
+    SelectiveScan,
+    network_scan,
+    residual_scan,
+    rms_norm,
+)
 from kernels import selective_scan_chunked as default_scan
 
 
@@ -72,6 +81,11 @@ class RiskNetwork(nn.Module):
         """Outputs at every step of (batch, length, d_input) sequences that start from zero."""
         output, _ = network_scan(self.config, self.weights(), features, ratio, scan=scan)
         return output
+
+    def hidden(self, features: Tensor, ratio: Tensor, scan: SelectiveScan = default_scan) -> Tensor:
+        """What both heads read (batch, length, d_model), for the same sequences."""
+        x, _ = residual_scan(self.config, self.weights(), features, ratio, None, scan)
+        return rms_norm(x, self.norm_f.weight, self.config.norm_eps)
 
 
 def block_weights(block: nn.Module) -> BlockWeights:

@@ -82,9 +82,13 @@ class ServiceProcess:
         return self._process.pid
 
     def start(self) -> "ServiceProcess":
-        """Start and wait until it is ready."""
+        """Start and wait until it is ready; whatever does not get ready leaves no process behind."""
         self.launch()
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop_if_running()
+            raise
         return self
 
     def launch(self) -> None:
@@ -168,7 +172,11 @@ class ValkeyProcess:
             stdout=subprocess.DEVNULL,
             restore_signals=False,  # SIGXFSZ stays ignored, so that a limit on its files reads as a full disk
         )
-        wait_until(self._answers, f"valkey at {self.url}")
+        try:
+            wait_until(self._answers, f"valkey at {self.url}")
+        except BaseException:
+            self.stop_if_running()
+            raise
         return self
 
     @property

@@ -19,6 +19,8 @@ import torch
 
 from kernels import selective_scan_chunked
 from kernels.bench_step import this_commit
+from kernels.cpu import missing_for_cpu
+from kernels.cpu.training_scan import selective_scan_cpu
 from model.baselines.protocol import COLUMN, Bools, Floats, Singles
 from model.baselines.selection import over_fleet, spread
 from model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
@@ -35,6 +37,7 @@ SMALLEST_SCALE = 1e-3  # in z: a channel that never moves must not be forecast w
 FIT_VEHICLES = 24
 BOOTSTRAPS = 2_000
 MOVING_MPS = 0.5
+BMW_FITTED = 0  # remainder of the number, by two, of the trips that the shipped forecast head was fitted on
 AWAKE_SAMPLES = 60  # a stop of up to five minutes is part of a drive
 
 
@@ -168,7 +171,9 @@ class NetworkForecast:
     def density(self, log: Log) -> tuple[Floats, Floats]:
         """As `Forecaster`."""
         inputs, ratio = torch.from_numpy(log.inputs)[None], torch.from_numpy(log.ratio)[None]
-        output = self._network(inputs, ratio, selective_scan_chunked)
+        output = self._network(
+            inputs, ratio, selective_scan_cpu if missing_for_cpu() is None else selective_scan_chunked
+        )
         mean = output.forecast_mean[0, :-1].double().numpy()
         return mean, np.exp(output.forecast_log_scale[0, :-1].double().numpy())
 
@@ -253,19 +258,33 @@ def compare(
     return rows
 
 
+def bmw_trips(data: Path) -> list[tuple[str, Recording]]:
+    """Name and recording, at 1 s, of every BMW trip of a folder, in the order of their names."""
+    paths = sorted((data / "bmw_i3").glob("Trip*.csv.gz"))
+    return [(path.name, read_recording(path, "bmw-i3")) for path in paths]
+
+
+def thinned(recording: Recording, every: int, first: int = 0) -> Recording:
+    """One row of `every`, from row `first` on."""
+    return Recording(recording.ts_ms[first::every], recording.signals[first::every])
+
+
 def real_logs(data: Path, preprocessor: Preprocessor, bmw_interval_s: int) -> dict[str, list[Log]]:
-    """The Leaf drive and all BMW trips, the latter thinned from 1 s to the interval that models are trained at.
+    """The Leaf drive and the BMW trips, the latter thinned from 1 s to the interval that models are trained at.
+
+    The forecast head was fitted on every second trip (model.training.forecast_head): `bmw_i3_unseen` is of the others.
 
     Raises:
         FileNotFoundError: the folder has neither.
     """
-    groups: dict[str, list[Log]] = {"leaf": [], "bmw_i3": []}
+    groups: dict[str, list[Log]] = {"leaf": [], "bmw_i3": [], "bmw_i3_unseen": []}
     for path in sorted((data / "leaf").glob("*.csv.gz")):
         groups["leaf"].append(preprocess_log(preprocessor, path.name, read_recording(path, "leafspy")))
-    for path in sorted((data / "bmw_i3").glob("Trip*.csv.gz")):
-        trip = read_recording(path, "bmw-i3")
-        thinned = Recording(trip.ts_ms[::bmw_interval_s], trip.signals[::bmw_interval_s])
-        groups["bmw_i3"].append(preprocess_log(preprocessor, path.name, thinned))
+    for i, (name, trip) in enumerate(bmw_trips(data)):
+        log = preprocess_log(preprocessor, name, thinned(trip, bmw_interval_s))
+        groups["bmw_i3"].append(log)
+        if i % 2 != BMW_FITTED:
+            groups["bmw_i3_unseen"].append(log)
     found = {group: logs for group, logs in groups.items() if logs}
     if not found:
         raise FileNotFoundError(f"{data} has neither leaf/*.csv.gz nor bmw_i3/Trip*.csv.gz")

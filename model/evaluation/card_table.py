@@ -34,6 +34,7 @@ def weights_part(checkpoint: Checkpoint) -> str:
     core = sum(channel.core for channel in checkpoint.schema.channels)
     body = [
         ["fingerprint", f"`{checkpoint.fingerprint()}`"],
+        ["fingerprint of the risk", f"`{checkpoint.risk_fingerprint()}`"],
         [
             "network",
             f"{config.n_layer} Mamba-1 blocks, d_model {config.d_model}, d_state {config.d_state}, {parameters:,} parameters",
@@ -113,7 +114,7 @@ def render(card: str, folder: Path) -> str:
     file = folder / "report.json"
     try:
         report = json.loads(file.read_text()) if file.exists() else None
-        figures = NOT_YET if report is None else figures_part(report, checkpoint.fingerprint())
+        figures = NOT_YET if report is None else figures_part(report, checkpoint.risk_fingerprint())
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"no readable report at {file}: {error}") from error
     card = _put(card, "weights", weights_part(checkpoint))

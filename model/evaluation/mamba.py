@@ -45,8 +45,8 @@ class MambaScorer:
 
     @property
     def fingerprint(self) -> str:
-        """The checkpoint's."""
-        return self._checkpoint.fingerprint()
+        """The checkpoint's, of its risk."""
+        return self._checkpoint.risk_fingerprint()
 
     @torch.inference_mode()
     def score(self, traces: Sequence[Trace]) -> list[Singles]:

@@ -76,24 +76,30 @@ def windows(n: int, per_day: float, shortest: int, longest: int, rng: np.random.
     return [(int(a), int(min(a + b, n))) for a, b in zip(starts, lengths, strict=True)]
 
 
+def receiver_error_m(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(3, n) m, errors of a GPS receiver east, north and up: 3 m with a minute's memory plus 0.7 m of white noise; up 1.6 times that."""
+    noise = rng.standard_normal((6, n))
+    scale = (1.0, 1.0, 1.6)
+    return np.stack([scale[axis] * (3.0 * 4.9 * lag(noise[axis], 60.0) + 0.7 * noise[axis + 3]) for axis in range(3)])
+
+
 def measure(
     plant: NDArray[np.void], sun: NDArray[np.float64], depot: Depot, grid_rad: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """(n, 10) signals in wire units and order from `plant` (n,) PLANT_TRACE, healthy sensors, nothing absent.
 
-    `grid_rad` turns the street grid against north. GPS noise is 3 m with a minute's memory plus 0.7 m of white noise.
+    `grid_rad` turns the street grid against north.
     """
     n = plant.shape[0]
     true = plant["temperatures_c"]
     out = np.empty((n, len(SIGNALS)), np.float32)
-    noise = rng.standard_normal((6, n))
-    wander = [3.0 * 4.9 * lag(noise[axis], 60.0) + 0.7 * noise[axis + 3] for axis in range(3)]
+    wander = receiver_error_m(n, rng)
     x_m, y_m = plant["east_m"], plant["north_m"]
     east_m = np.cos(grid_rad) * x_m - np.sin(grid_rad) * y_m + wander[0]
     north_m = np.sin(grid_rad) * x_m + np.cos(grid_rad) * y_m + wander[1]
     latitude, longitude = to_wgs84(depot, east_m, north_m)
     out[:, LATITUDE], out[:, LONGITUDE] = latitude, longitude
-    out[:, ALTITUDE] = rounded(depot.altitude_m + plant["altitude_m"] + 1.6 * wander[2], 0.1)
+    out[:, ALTITUDE] = rounded(depot.altitude_m + plant["altitude_m"] + wander[2], 0.1)
     steps = {name: float(rng.choice(choices)) for name, choices in RESOLUTIONS.items()}
     out[:, SPEED] = rounded(plant["speed_mps"] * rng.normal(1.0, 0.006), steps["speed"])
     out[:, CHARGE] = np.clip(rounded(100.0 * plant["soc"] + rng.normal(0.0, 0.5), steps["charge"]), 0.0, 100.0)

@@ -146,7 +146,7 @@ def _reference(file: Path, model: Checkpoint) -> tuple[Published | None, str]:
         published = read_published(file)
     except ReportError as error:
         return None, str(error)
-    if published.fingerprints.get(PRODUCT) != model.fingerprint():
+    if published.fingerprints.get(PRODUCT) != model.risk_fingerprint():
         return None, f"{file} is the report of another model ({published.fingerprints.get(PRODUCT)})"
     return published, ""
 

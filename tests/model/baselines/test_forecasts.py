@@ -98,9 +98,13 @@ def test_a_log_keeps_what_is_measured() -> None:
 
 @pytest.mark.slow
 def test_the_command_judges_the_real_logs(real_data: Path, tmp_path: Path) -> None:
-    """All three forecasters are judged on the Leaf drive and on every BMW trip."""
+    """All three forecasters are judged on the Leaf drive and the BMW trips; the shipped network is the likeliest on each."""
     main([str(real_data), "--days", "0.3", "--json", str(tmp_path / "report.json")])
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    judged = {(row["params"]["model"], row["params"]["logs"]) for row in rows}
-    assert judged == {(m, g) for m in ("persistence", "autoregression", "mamba") for g in ("leaf", "bmw_i3")}
-    assert all(np.isfinite(row["value"]) for row in rows)
+    nats = {
+        (row["params"]["logs"], row["params"]["model"]): row["value"]
+        for row in rows
+        if row["params"]["channel"] == "all"
+    }
+    for logs in ("leaf", "bmw_i3", "bmw_i3_unseen"):
+        assert nats[logs, "mamba"] < min(nats[logs, "persistence"], nats[logs, "autoregression"]), nats

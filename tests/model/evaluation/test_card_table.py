@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("model.json", "model.safetensors"):
         shutil.copy(SHIPPED / name, tmp_path)
     (tmp_path / "MODEL_CARD.md").write_text(CARD)
-    write_json(made_report(load_checkpoint().fingerprint()), tmp_path / "report.json")
+    write_json(made_report(load_checkpoint().risk_fingerprint()), tmp_path / "report.json")
     return tmp_path
 
 
