@@ -31,6 +31,7 @@ from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
 from service.keys import KeyRing
 from service.metrics import Metrics
+from service.new_vehicles import HOUR_S, NewVehicles, VehicleRate
 from service.observation import observe_model, tracing_for
 from service.openapi import describe
 from service.overload import Budget, InFlight
@@ -201,10 +202,13 @@ async def start(
     counts = FleetCounts(store, settings.stale_after_s, metrics.vehicles_active, metrics.vehicles_stale)
     await stack.enter_async_context(background(counts.run))
     rate = await sample_rate(settings, url, metrics, stack)
+    door = await new_vehicles(settings, url, store, engine, metrics, stack)
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
-    return Running(settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate, delivery)
+    return Running(
+        settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate, door, delivery
+    )
 
 
 async def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: AsyncExitStack) -> SampleRate | None:
@@ -220,6 +224,21 @@ async def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: Asy
     stack.push_async_callback(hits.close)
     await hits.start()
     return SampleRate(hits, per_s, burst, timeout_s, metrics.rate_limit_failures)
+
+
+async def new_vehicles(
+    settings: Settings, url: str, store: Store, engine: StateEngine, metrics: Metrics, stack: AsyncExitStack
+) -> NewVehicles | None:
+    """Who lets new vehicles in, or None where all may come."""
+    per_h, timeout_s, rate = settings.new_vehicles_per_h, settings.rate_limit_timeout_s, None
+    if per_h:
+        hits = RedisHits(url, "vehicles", per_h, HOUR_S, timeout_s)
+        stack.push_async_callback(hits.close)
+        await hits.start()
+        rate = VehicleRate(hits, per_h, timeout_s, metrics.rate_limit_failures)
+    if not settings.max_vehicles and rate is None:
+        return None
+    return NewVehicles(store, engine.is_cached, settings.max_vehicles, rate, metrics.vehicles_refused)
 
 
 def slots_for(settings: Settings, checkpoint: Checkpoint) -> int:

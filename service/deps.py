@@ -12,6 +12,7 @@ from service.decode import Decoder
 from service.delivery.delivery import Delivery
 from service.engine import StateEngine
 from service.metrics import Metrics
+from service.new_vehicles import NewVehicles
 from service.rate_limit import SampleRate
 from service.reorder import Submit
 from service.settings import Settings
@@ -32,6 +33,7 @@ class Running:
     decoder: Decoder
     submit: Submit  # to the batcher, through the reorder window where there is one
     sample_rate: SampleRate | None  # None: no limit
+    new_vehicles: NewVehicles | None  # None: any may come
     delivery: Delivery
 
 

@@ -161,6 +161,10 @@ class StateEngine:
                 self._metrics.commit_conflicts.inc()
         raise StoreUnavailable(f"other workers changed {vehicle_id} {MAX_ATTEMPTS} times in a row")
 
+    def is_cached(self, vehicle_id: str) -> bool:
+        """Whether the vehicle is in this worker's cache."""
+        return self._residency.slot(vehicle_id) is not None
+
     async def state(self, vehicle_id: str) -> Exported | None:
         """The state after the vehicle's last committed sample; None if it was never heard of.
 

@@ -122,6 +122,12 @@ class TooManyListeners(ServiceError):
     status, kind = 429, "too-many-listeners"
 
 
+class TooManyVehicles(ServiceError):
+    """The vehicle is new, and the data set has as many as it may, or its key brought as many as it may for now."""
+
+    status, kind = 429, "too-many-vehicles"
+
+
 class StoreUnavailable(ServiceError):
     """The store does not answer or refuses writes; nothing was acknowledged."""
 

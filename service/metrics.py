@@ -43,6 +43,7 @@ class Metrics:
         self.rate_limit_failures = self._counter(
             "rate_limit_failures", "Requests that passed because nobody could count"
         )
+        self.vehicles_refused = self._counter("vehicles_refused", "New vehicles that were not let in", ["reason"])
         self.connections_closed = self._counter("connections_closed", "Connections closed by us", ["reason"])
         self.store_restarts = self._counter("store_restarts", "Times the embedded store died and was started again")
         self.snapshots = self._counter("snapshots", "Snapshots written in the background", ["result"])

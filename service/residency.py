@@ -5,6 +5,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from itertools import islice
 
 import numpy as np
 import structlog
@@ -135,14 +136,18 @@ class Residency:
         for vehicle_id in vehicle_ids if len(missing) < len(vehicle_ids) else ():
             if vehicle_id in self._slots:
                 self._slots.move_to_end(vehicle_id)
+        new: list[str] = []
         for first in range(0, len(missing), LOADED_TOGETHER):
-            await self._bring(missing[first : first + LOADED_TOGETHER])
+            new += await self._bring(missing[first : first + LOADED_TOGETHER])
+        for vehicle_id in new:
+            # Who has sent nothing before makes room first: ids that come but once cannot take the fleet's slots.
+            self._slots.move_to_end(vehicle_id, last=False)
         return set(missing)
 
-    async def _bring(self, vehicle_ids: list[str]) -> None:
-        """Load a few vehicles that are not in the cache."""
+    async def _bring(self, vehicle_ids: list[str]) -> list[str]:
+        """Load a few vehicles that are not in the cache; which of them are new."""
         found = await self._store.load(vehicle_ids)
-        slots = np.array([self._claim(vehicle_id) for vehicle_id in vehicle_ids], np.int64)
+        slots = self._claim(vehicle_ids)
         self._metrics.slots_used.set(len(self._slots))
         try:
             loop = asyncio.get_running_loop()
@@ -152,6 +157,7 @@ class Residency:
             raise
         for vehicle_id, slot, vehicle in zip(vehicle_ids, slots.tolist(), restored, strict=True):
             self._fill(vehicle_id, slot, vehicle)
+        return [vehicle_id for vehicle_id, stored in zip(vehicle_ids, found, strict=True) if stored is None]
 
     def _restore(self, vehicle_ids: list[str], slots: Slots, found: list[Stored | None]) -> list[Restored]:
         """The heavy part, on the thread that has the states to itself."""
@@ -184,13 +190,14 @@ class Residency:
             self._metrics.store_regressions.inc()
             logger.error("the store went back in time: an acknowledged sample is gone", vehicle_id=vehicle_id)
 
-    def _claim(self, vehicle_id: str) -> int:
-        """A free slot, or that of the least recently used vehicle that nobody works on."""
-        if not self._free:
-            oldest = next(other for other in self._slots if other not in self._claims)
-            self.drop([oldest])
-        self._slots[vehicle_id] = slot = self._free.pop()
-        return slot
+    def _claim(self, vehicle_ids: list[str]) -> Slots:
+        """Free slots, and those of the least recently used vehicles that nobody works on."""
+        wanting = len(vehicle_ids) - len(self._free)
+        if wanting > 0:
+            self.drop(list(islice((other for other in self._slots if other not in self._claims), wanting)))
+        for vehicle_id in vehicle_ids:
+            self._slots[vehicle_id] = self._free.pop()
+        return self.slots(vehicle_ids)
 
 
 def progress(head: np.void) -> tuple[int, int]:

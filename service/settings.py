@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     rate_limit_samples_per_s: float = Field(0.0, ge=0, description="of one key in the long run; 0: no limit")
     rate_limit_burst: int = Field(50_000, ge=1, description="samples that a key may send at once; then at its rate")
     rate_limit_timeout_s: float = Field(0.05, gt=0, description="wait for the count; without an answer requests pass")
+    max_vehicles: int = Field(
+        100_000, ge=0, description="in the data set: samples of new ones beyond are refused; 0: any"
+    )
+    new_vehicles_per_h: int = Field(0, ge=0, description="that one key may bring in an hour; 0: any number")
     # What is in hand at once; above it 429, and connections that keep us waiting are closed.
     max_inflight_bytes: int = Field(268_435_456, ge=1_024, description="bodies in hand, all together")
     max_inflight_requests: int = Field(2_048, ge=1, description="requests being worked on")

@@ -436,6 +436,22 @@ class Store:
                         break
         return list(found)
 
+    async def known(self, vehicle_ids: Sequence[str]) -> set[str]:
+        """Those of these vehicles that there are; one command per partition."""
+        groups: dict[int, list[str]] = {}
+        for vehicle_id in vehicle_ids:
+            groups.setdefault(self._keys(vehicle_id).partition, []).append(vehicle_id)
+        async with self._timed("known"):
+            replies = await self._link.pipeline(
+                [("ZMSCORE", partition_keys(p).vehicles, *members) for p, members in groups.items()]
+            )
+        return {
+            vehicle_id
+            for members, scores in zip(groups.values(), replies, strict=True)
+            for vehicle_id, score in zip(members, scores, strict=True)
+            if score is not None
+        }
+
     async def n_vehicles(self) -> int:
         """How many vehicles there are."""
         async with self._timed("scan"):

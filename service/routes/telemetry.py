@@ -22,12 +22,13 @@ from service.errors import (
     RateLimited,
     RefusedSample,
     ServiceError,
+    TooManyVehicles,
 )
 from service.keys import ApiKey
 from service.request_body import vehicle_samples
 from service.routes.bodies import vehicle_body
 from service.routes.schemas import Item, Summary, problems
-from service.samples import ACCEPTED, NO_SEQ, Answers, Status
+from service.samples import ACCEPTED, NO_SEQ, Answers, Samples, Status
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])
@@ -48,18 +49,21 @@ PREFER_PARAMETER: dict[str, Any] = {
     "example": "return=minimal",
 }
 
+NO_ROOM_RETRY_AFTER = "60"  # seconds: for a new vehicle there is no room until somebody makes some, or within the hour
 REFUSALS: dict[Status, type[ServiceError]] = {
     Status.LATE: RefusedSample,
     Status.CONFLICT: RefusedSample,
     Status.INVALID: InvalidSample,
     Status.DEFERRED: Deferred,
-    Status.OVERLOADED: QueueFull,
+    Status.OVERLOADED: TooManyVehicles,
 }
 TELEMETRY_PROBLEMS = problems(400, 408, 409, 413, 415, 422, 429, 503)
 MINIMAL = {
     "Preference-Applied": {"description": "`return=minimal`, when it was asked for", "schema": {"type": "string"}},
 }
-WAIT = {"Retry-After": {"description": "seconds, when an item is `deferred`", "schema": {"type": "string"}}}
+WAIT = {
+    "Retry-After": {"description": "seconds, when an item is `deferred` or `overloaded`", "schema": {"type": "string"}}
+}
 
 
 def router(schema: ChannelSchema) -> APIRouter:
@@ -114,7 +118,7 @@ async def answers_for(request: Request, running: Running, decoded: Decoded) -> A
     try:
         if running.sample_rate is not None:
             await running.sample_rate.take(sender(request), decoded.n)
-        applied = await running.submit(decoded.samples)
+        applied = await let_in(request, running, decoded.samples)
     except (RateLimited, QueueFull, NotReady) as error:
         count_verdicts(running, Status.OVERLOADED, len(decoded.samples))
         count_verdicts(running, Status.INVALID, n_bad)
@@ -135,6 +139,24 @@ def sender(request: Request) -> str:
     """The id of the request's key; all senders are one where there are no keys."""
     key: ApiKey | None = request.scope.get("api_key")
     return "nobody" if key is None else key.id
+
+
+async def let_in(request: Request, running: Running, samples: Samples) -> Answers:
+    """Submit samples, but for those of new vehicles that may not come in. Raises as the batcher does."""
+    door = running.new_vehicles
+    strange = [] if door is None else door.strange(samples.vehicle_ids)
+    if door is None or not strange:
+        return await running.submit(samples)
+    async with door.admit(sender(request), strange) as refused:
+        if not refused:
+            return await running.submit(samples)
+        answers = Answers.blank(len(samples), Status.OVERLOADED)
+        answers.seq[:] = samples.seq
+        answers.reasons = {row: refused[v] for row, v in enumerate(samples.vehicle_ids) if v in refused}
+        rows = np.array([row for row in range(len(samples)) if row not in answers.reasons], np.int64)
+        if len(rows):
+            answers.put(rows, await running.submit(samples.take(rows)))
+        return answers
 
 
 def count_verdicts(running: Running, status: Status, n: int) -> None:
@@ -160,6 +182,8 @@ def one_answer(answers: Answers) -> Response:
         extra["seq"] = item["seq"]
     if errors:
         extra["errors"] = errors
+    if status is Status.OVERLOADED:
+        extra["headers"] = {"Retry-After": NO_ROOM_RETRY_AFTER}
     raise REFUSALS[status](detail, **extra)
 
 
@@ -168,7 +192,8 @@ def all_answers(answers: Answers, request: Request) -> Response:
     minimal = prefers_minimal(request.headers.get("prefer"))
     headers = {"Preference-Applied": "return=minimal"} if minimal else {}
     if answers.wait():
-        headers["Retry-After"] = str(RETRY_AFTER_S[503])
+        soon = bool((answers.status == Status.DEFERRED).any())
+        headers["Retry-After"] = str(RETRY_AFTER_S[503]) if soon else NO_ROOM_RETRY_AFTER
     status = 200 if answers.all_accepted() else 207
     return Response(render.summary(answers, minimal=minimal), status, headers, "application/json")
 

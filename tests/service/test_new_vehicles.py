@@ -3,14 +3,31 @@
 import asyncio
 import re
 import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from tests.processes import ServiceProcess
-from tests.service.conftest import sample
+from tests.service.conftest import create, sample
 from tests.service.hostile import MEGABYTE, Fleet, driving, watch_memory
+from tests.service.test_bad_input import assert_problem
 from tests.service.test_keys import bearer
+
+
+def columns(ids: list[str]) -> dict[str, object]:
+    """The first sample of each vehicle."""
+    n = len(ids)
+    return {"columns": {"vehicle_id": ids, "ts": [sample(0)["ts"]] * n, "seq": [0] * n, "speed": [1.0] * n}}
+
+
+def metric(service: ServiceProcess, key: str, name: str) -> float:
+    """A series of the service, summed over its labels."""
+    text = httpx.get(f"{service.url}/metrics", headers=bearer(key)).text
+    return sum(map(float, re.findall(rf"^emberwatch_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
 
 
 def test_a_flood_of_new_vehicles(besieged_service: ServiceProcess, fleet_key: str, vehicle: str) -> None:
@@ -21,6 +38,7 @@ def test_a_flood_of_new_vehicles(besieged_service: ServiceProcess, fleet_key: st
     process = psutil.Process(besieged_service.pid)
     fleet = Fleet(besieged_service, fleet_key, vehicle)
     memory = [process.memory_info().rss]
+    loaded = metric(besieged_service, fleet_key, "rehydrations_total")
 
     async def scenario() -> int:
         found = 0
@@ -33,19 +51,83 @@ def test_a_flood_of_new_vehicles(besieged_service: ServiceProcess, fleet_key: st
             watch = asyncio.create_task(watch_memory(process, memory))
             for start in range(0, 20_000, 1_000):
                 ids = [f"{vehicle}.flood-{start + i}" for i in range(1_000)]
-                columns = {"vehicle_id": ids, "ts": [sample(0)["ts"]] * 1_000, "speed": [1.0] * 1_000}
-                response = await client.post("/v1/telemetry", json={"columns": columns})
+                response = await client.post("/v1/telemetry", json=columns(ids))
                 found += response.json()["applied"]
             watch.cancel()
         return found
 
     applied = asyncio.run(scenario())
-    text = httpx.get(f"{besieged_service.url}/metrics", headers=bearer(fleet_key)).text
-    used, capacity = (
-        float(re.findall(rf"^emberwatch_slots_{name} (\S+)", text, re.MULTILINE)[0]) for name in ("used", "capacity")
-    )
+    used, capacity = (metric(besieged_service, fleet_key, f"slots_{name}") for name in ("used", "capacity"))
     assert applied == 20_000
     assert used <= capacity < 20_000
+    assert metric(besieged_service, fleet_key, "rehydrations_total") == loaded  # no van of the fleet lost its slot
     assert max(memory) - memory[0] < 60 * MEGABYTE
     assert len(fleet.seconds) > 3
     assert statistics.median(fleet.seconds) < 2.0
+
+
+MOST, PER_H = 700, 500
+
+
+@pytest.fixture
+def small_fleet(tmp_path: Path) -> Iterator[tuple[ServiceProcess, Path]]:
+    """A service that takes few vehicles, and its key file."""
+    keys = tmp_path / "keys.json"
+    create(keys, "admin", name="first")
+    service = ServiceProcess(
+        tmp_path, keys_file=keys, max_vehicles=MOST, new_vehicles_per_h=PER_H, rate_limit_timeout_s=10.0
+    )
+    yield service.start(), keys
+    service.stop_if_running()
+
+
+def test_new_vehicles_have_a_bound(small_fleet: tuple[ServiceProcess, Path], vehicle: str) -> None:
+    """Two keys flood and get their shares; what is known is served meanwhile; a deleted vehicle makes room for one."""
+    service, keys = small_fleet
+    fleet_key, flooder, other, admin = (
+        create(keys, *scopes) for scopes in (("ingest", "read"), ("ingest",), ("ingest",), ("admin",))
+    )
+    time.sleep(1.1)  # until the keys are in force
+    fleet = Fleet(service, fleet_key, vehicle)
+
+    async def flood(client: httpx.AsyncClient, key: str, name: str) -> tuple[int, set[str], set[str]]:
+        applied = 0
+        reasons: set[str] = set()
+        waits: set[str] = set()
+        for start in range(0, 6_000, 1_000):
+            ids = [f"{vehicle}.{name}-{start + i}" for i in range(1_000)]
+            response = await client.post("/v1/telemetry", json=columns(ids), headers=bearer(key))
+            assert response.status_code == 207
+            items = response.json()["items"]
+            assert [item["i"] for item in items] == list(range(1_000))
+            assert {item["status"] for item in items} <= {"applied", "overloaded"}
+            applied += response.json()["applied"]
+            reasons |= {item["reason"].split(" (")[1] for item in items if item["status"] == "overloaded"}
+            waits.add(response.headers["Retry-After"])
+        return applied, reasons, waits
+
+    async def scenario() -> None:
+        async with driving(fleet), httpx.AsyncClient(base_url=service.url, timeout=60.0) as client:
+            applied, reasons, waits = await flood(client, flooder, "a")
+            assert (applied, waits) == (PER_H, {"60"})
+            assert "EMBERWATCH_NEW_VEHICLES_PER_H)" in reasons
+            assert await flood(client, other, "b") == (MOST - PER_H - 24, {"EMBERWATCH_MAX_VEHICLES)"}, {"60"})
+
+    asyncio.run(scenario())
+    assert fleet.applied == 24 * len(fleet.seconds)
+    assert len(fleet.seconds) > 3
+    assert metric(service, fleet_key, "vehicles_refused_total") == 12_000 - (MOST - 24)
+    assert metric(service, fleet_key, "rehydrations_total") == 0
+
+    def first_sample(name: str) -> httpx.Response:
+        return httpx.post(f"{service.url}/v1/vehicles/{name}/telemetry", json=sample(0), headers=bearer(other))
+
+    document = assert_problem(first_sample(f"{vehicle}.new"), 429)
+    assert document["type"].endswith("too-many-vehicles")
+    assert document["verdict"] == "overloaded"
+    for name in (f"{vehicle}.a-3", f"{vehicle}.b-5"):
+        assert httpx.delete(f"{service.url}/v1/vehicles/{name}", headers=bearer(admin)).status_code == 204
+    statuses = [first_sample(f"{vehicle}.new-{i}").status_code for i in range(3)]
+    assert statuses == [200, 200, 429]
+    known = f"{service.url}/v1/vehicles/{vehicle}.a-4/telemetry"
+    assert httpx.post(known, json=sample(1), headers=bearer(other)).status_code == 200
