@@ -277,6 +277,51 @@ def _advance(
     return n
 
 
+def _compiled_for_silence(function: Any) -> Any:
+    """Compile for the types that `pass_time` passes, when this module is imported."""
+    return entry_point_for(
+        function,
+        _array(MACHINE_DTYPE, 2, "A"),
+        _array(np.int64, 1, readonly=True),
+        _array(np.int64, 1, readonly=True),
+        _array(LIMITS_DTYPE, 1, readonly=True),
+        _array(np.int64, 2),
+    )
+
+
+@_compiled_for_silence
+def _pass_time(machines: Any, last_ms: Any, silence_ms: Any, limits: Any, changes: Any) -> None:
+    """Vehicle after vehicle, rule after rule."""
+    for vehicle in range(len(last_ms)):
+        for rule in range(len(limits)):
+            m, limit, silence = machines[vehicle, rule], limits[rule], silence_ms[vehicle]
+            change = pass_silence(m, last_ms[vehicle], silence, limit)
+            if m["phase"] >= Phase.FIRING and m["stale"] == 0 and silence >= limit["stale_after_ms"]:
+                m["stale"] = 1
+                change |= STALE
+            m["changes"] += count_bits(change)
+            changes[vehicle, rule] = change
+
+
+def pass_time(machines: NDArray[np.void], last_ms: Longs, silence_ms: Longs, limits: NDArray[np.void]) -> Longs:
+    """What silence alone changes, in place; (vehicles, rules) changes as bits.
+
+    Args:
+        machines: (vehicles, rules) MACHINE_DTYPE.
+        last_ms: (vehicles,) of their last samples.
+        silence_ms: (vehicles,) since those came.
+        limits: (rules,) LIMITS_DTYPE.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    if machines.shape != (len(last_ms), len(limits)) or silence_ms.shape != last_ms.shape:
+        raise ValueError(f"{last_ms.shape} and {silence_ms.shape} do not fit {machines.shape}")
+    changes = np.empty(machines.shape, np.int64)
+    _pass_time(machines, last_ms, silence_ms, limits, changes)
+    return changes
+
+
 @dataclass(frozen=True, slots=True)
 class MachineCourse:
     """What became of the machines of a batch.

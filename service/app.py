@@ -37,9 +37,10 @@ from service.openapi import describe
 from service.overload import Budget, InFlight
 from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
-from service.routes import alert_stream, alerts, debug, fleet, operations, state, telemetry, trend, vehicles
+from service.routes import alert_stream, alerts, debug, fleet, operations, silences, state, telemetry, trend, vehicles
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
+from service.silences import Silences
 from service.store import Store
 from service.vehicle_bytes import slots_within
 
@@ -113,6 +114,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(state.router)
     app.include_router(alert_stream.router)
     app.include_router(alerts.router)
+    app.include_router(silences.router)
     app.include_router(operations.router)
     app.include_router(debug.router)
     document = describe(app, keys=ring is not None)
@@ -157,7 +159,7 @@ async def start(
     delivery = Delivery(
         Outbox(url, settings.partitions, settings.store_timeout_s),
         sinks,
-        None,
+        Silences(store),
         metrics,
         lease_s=settings.delivery_lease_s,
     )
@@ -189,6 +191,7 @@ async def start(
     )
     batcher.start()
     stack.push_async_callback(batcher.close)
+    await stack.enter_async_context(background(engine.sweeper.run))
     fingerprint = engine.fingerprint
     metrics.build.info({"version": version("emberwatch"), "backend": runtime.backend, "device": runtime.device})
     metrics.model.info({"fingerprint": fingerprint})

@@ -19,6 +19,7 @@ from model.runtime import ModelRuntime
 from service.advance import Advance, Advanced, Batch
 from service.alerting.explanation import Explainer
 from service.alerting.news import Newsroom
+from service.alerting.sweeper import Sweeper
 from service.alerts import AlertPolicy
 from service.claims import Claims
 from service.commits import Committer
@@ -106,6 +107,9 @@ class StateEngine:
         )
         self._sessions = Sessions(
             self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics
+        )
+        self.sweeper = Sweeper(
+            self.layout, policy, self._newsroom, self._residency, self._claims, store, metrics, clock
         )
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
         self.transfer = VehicleTransfer(

@@ -35,6 +35,11 @@ class Metrics:
         self.event_lag = self._many("event_lag_seconds", "From a sample's ts to its commit", LAG)
         self.stage_seconds = self._histogram("stage_seconds", "Stages of a batch in the engine", STAGE, ["stage"])
         self.alert_transitions = self._counter("alert_transitions", "Alert transitions", ["rule", "to"])
+        self.alerts_firing = self._gauge(
+            "alerts_firing",
+            "Alerts that have fired and are not resolved, in the partitions that this worker sweeps",
+            ["rule", "severity"],
+        )
         self.state_resets = self._counter("state_resets", "States that started again from zero", ["reason"])
         self.rehydrations = self._counter("rehydrations", "States brought into the cache", ["source"])
         self.slots_used = self._gauge("slots_used", "Vehicles whose state is in the cache")

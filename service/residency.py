@@ -92,6 +92,12 @@ class Residency:
             self._versions[slot] = versions[i * VERSION.size : (i + 1) * VERSION.size]
         self._remember(slots, heads, lengths, entries)
 
+    def renew(self, vehicle_id: str, before: bytes, head: Heads) -> None:
+        """Take over a head (1,) that was committed beside the stream, if the vehicle is here as it was before it."""
+        slot = self._slots.get(vehicle_id)
+        if slot is not None and self._versions[slot] == before:
+            self.heads[slot], self._versions[slot] = head[0], head.tobytes()[: VERSION.size]
+
     def _remember(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
         """Keep the answers of each vehicle's last samples, of which its head counts the last."""
         ends = np.cumsum(lengths)

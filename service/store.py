@@ -43,6 +43,7 @@ OLDEST_WITH_WAITAOF = (7, 2)
 logger = structlog.get_logger(__name__)
 
 COMMIT, FLIP, ERASE = Script.read("commit"), Script.read("flip"), Script.read("erase")
+REPLACE_ALERT, LEASE = Script.read("replace_alert"), Script.read("lease")
 Durability = Literal["none", "everysec", "fsync"]  # what an acknowledgement means
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
@@ -162,7 +163,7 @@ class Store:
         entry_bytes: int,
         durability: Durability = "everysec",
     ) -> None:
-        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE), fsync=durability == "fsync")
+        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE, REPLACE_ALERT, LEASE), fsync=durability == "fsync")
         self._partitions = partitions
         self._duration = duration
         self._entry_bytes = entry_bytes
@@ -420,6 +421,23 @@ class Store:
         async with self._timed("alerts"):
             replies = await self._link.pipeline(commands)
         return list(zip(replies[::2], replies[1::2], strict=True))
+
+    @property
+    def partitions(self) -> int:
+        """Of this data set."""
+        return self._partitions
+
+    def keys_of(self, vehicle_id: str) -> VehicleKeys:
+        """Where a vehicle is kept."""
+        return self._keys(vehicle_id)
+
+    async def ask(self, op: str, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        """Commands in one round trip, their replies in order; `op` is what the time is counted as."""
+        if not commands:
+            return []
+        async with self._timed(op):
+            replies: list[Any] = await self._link.pipeline(commands, durable=durable)
+        return replies
 
     async def vehicle_ids(self) -> list[str]:
         """Every vehicle that is there all the while that this takes, and perhaps some that come or go meanwhile."""

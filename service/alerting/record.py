@@ -137,6 +137,39 @@ def position_of(head: np.void) -> Record | None:
     }
 
 
+def converted(old: Record) -> Record:
+    """An alert as a version before rules stored it, as this one stores it."""
+    numbers = {"pending": 1, "firing": 2, "resolved": 3}
+    name = alert_id(old["vehicle_id"], old["rule"], old["epoch"], old["first_crossed_ms"])
+    known = {
+        field: old[field]
+        for field in ("vehicle_id", "rule", "phase", "first_crossed_ms", "fired_ms", "updated_ms", "risk", "threshold")
+    }
+    position = old["position"]
+    return {
+        "id": name,
+        "event_id": f"{name}-{numbers.get(old['phase'], 1)}",
+        **known,
+        "severity": "warning",
+        "transition": old["phase"],
+        "resolved_ms": old["updated_ms"] if old["phase"] == "resolved" else None,
+        "peak_risk": old["risk"],
+        "surprise": None,
+        "value": old["risk"],
+        "peak_value": old["risk"],
+        "resolve_threshold": old["threshold"],
+        "critical_threshold": None,
+        "horizon_s": old["horizon_s"],
+        "contributions": [],
+        "course": [],
+        "position": None if position is None else {**position, "ts_ms": old["updated_ms"]},
+        "model": old["fingerprint"],
+        "epoch": old["epoch"],
+        "seq": old["seq"],
+        "acknowledged": None,
+    }
+
+
 def dumped(record: Record) -> str:
     """As stored. `id` is its first field and `acknowledged` its last: the scripts rely on both."""
     rest = {name: value for name, value in record.items() if name not in {"id", "acknowledged"}}

@@ -3,17 +3,24 @@
 import base64
 import binascii
 import fnmatch
+import time
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.alerting.record import Record, place_of, read_record
+from service.alerting.record import Record, dumped, field_of, place_of, read_record
 from service.alerting.schemas import Alert, AlertList, PhaseName, RuleName, SeverityName
+from service.alerting.stored import StoredAlerts
 from service.deps import Running, RunningDep
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailable
 from service.routes.schemas import problems
 
+logger = structlog.get_logger(__name__)
 router = APIRouter(tags=["alerts"])
+
+MAX_ATTEMPTS = 5
 
 AlertIdPath = Annotated[
     str, Path(max_length=200, description="`id` of an alert", examples=["van-1.thermal_risk.1.1751261600029"])
@@ -25,6 +32,23 @@ class UnknownAlert(ServiceError):
     """There is no such alert, or a later one of its vehicle and rule has taken its place."""
 
     status, kind = 404, "unknown-alert"
+
+
+class AlertIsOver(ServiceError):
+    """The alert was resolved before somebody took it on."""
+
+    status, kind = 409, "alert-is-over"
+
+
+class NewAcknowledgement(BaseModel):
+    """Who takes the alert on."""
+
+    by: str = Field(min_length=1, max_length=100)
+    note: str = Field("", max_length=500)
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"by": "ann", "note": "called the driver"}]}
+    )
 
 
 class InvalidCursor(ServiceError):
@@ -72,17 +96,43 @@ async def get_alerts(
 @router.get("/v1/alerts/{alert_id}", responses=problems(404, 422, 503), summary="One alert")
 async def get_alert(alert_id: AlertIdPath, running: RunningDep) -> Alert:
     """The alert of this id, while it is the last one of its vehicle and rule."""
-    return Alert(**await find(running, alert_id))
+    return Alert(**(await find(running, alert_id))[0])
 
 
-async def find(running: Running, alert_id: str) -> Record:
-    """The stored alert of this id. Raises UnknownAlert."""
+@router.post("/v1/alerts/{alert_id}/ack", responses=problems(404, 409, 422, 503), summary="Acknowledge an alert")
+async def post_ack(alert_id: AlertIdPath, asked: NewAcknowledgement, running: RunningDep) -> Alert:
+    """Say that somebody has taken the alert on. It goes on as it is; a second acknowledgement changes nothing.
+
+    The flag stays until the alert is resolved, whatever happens to it meanwhile.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        record, data = await find(running, alert_id)
+        if record["acknowledged"] is not None:
+            return Alert(**record)
+        if record["phase"] == "resolved":
+            raise AlertIsOver(f"{alert_id} is resolved", alert_id=alert_id)
+        at_ms = round(1_000 * time.time())
+        after = record | {
+            "event_id": f"{alert_id}-ack",
+            "transition": "acknowledged",
+            "acknowledged": {"by": asked.by, "at_ms": at_ms, "note": asked.note},
+        }
+        if await StoredAlerts(running.store).replace(record["vehicle_id"], record["rule"], data, dumped(after)):
+            running.metrics.alert_transitions.labels(record["rule"], "acknowledged").inc()
+            logger.info("alert acknowledged", alert_id=alert_id, by=asked.by)
+            return Alert(**after)
+    raise StoreUnavailable(f"{alert_id} changed {MAX_ATTEMPTS} times in a row")
+
+
+async def find(running: Running, alert_id: str) -> tuple[Record, bytes]:
+    """The alert of this id, and as it is stored. Raises UnknownAlert."""
     place = place_of(alert_id)
     if place is not None:
         vehicle_id, rule = place
-        record = read_record((await running.store.alerts_of(vehicle_id, [f"{vehicle_id}|{rule}"]))[0])
-        if record is not None and record["id"] == alert_id:
-            return record
+        data = (await running.store.alerts_of(vehicle_id, [field_of(vehicle_id, rule)]))[0]
+        record = read_record(data)
+        if data is not None and record is not None and record["id"] == alert_id:
+            return record, data
     raise UnknownAlert(f"there is no alert {alert_id}, or a later one has taken its place", alert_id=alert_id)
 
 

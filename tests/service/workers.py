@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -122,6 +123,7 @@ def worker(
     snapshot_every: int = 60,
     backend: str = "reference",
     durability: Durability = "everysec",
+    clock: Callable[[], float] = time.time,
 ) -> Worker:
     """A new worker with an empty cache."""
     metrics = Metrics()
@@ -134,6 +136,7 @@ def worker(
         metrics,
         alerts or policy(),
         EngineOptions(n_slots=n_slots, snapshot_every=snapshot_every),
+        clock,
     )
     return Worker(checkpoint, engine, store, metrics)
 
