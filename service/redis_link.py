@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiredis import pack_command
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from service.redis_nodes import ClusterNodes, Command, SingleNode, is_cluster
+from service.redis_wire import packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +113,15 @@ class RedisLink:
     async def _exchange(self, node: Any, commands: Sequence[Command], durable: bool) -> list[Any]:
         """One write, then all replies, within the time limit; a connection that was left in between is closed."""
         # redis-py's own pipeline packs in Python, a microsecond an argument, and sets a timer for each reply.
-        packed = [pack_command(command) for command in commands]
         fenced = self._fsync and durable
         if fenced:
             on_disk: Command = ("WAITAOF", 1, 0, int(1000 * self._timeout_s))
-            packed.append(pack_command(on_disk))
+            commands = [*commands, on_disk]
         replies: list[Any] = []
         async with asyncio.timeout(self._timeout_s), self._nodes.connection(node) as connection:
             try:
-                await connection.send_packed_command(packed)
-                for _ in packed:
+                await connection.send_packed_command(packed(commands))
+                for _ in commands:
                     try:
                         replies.append(await connection.read_response())
                     except ResponseError as error:

@@ -19,7 +19,7 @@ from service.head import Heads
 from service.journal import BASE_DTYPE, JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
-from service.state_codec import SnapshotDtype, pack_snapshots
+from service.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.state_rounding import roundings
 from service.store import Flip, Outcome, Store
 
@@ -116,14 +116,10 @@ class Snapshotter:
 
     def _pack(self, group: list[Copied]) -> list[Flip]:
         """Bytes and checksums, which let the interpreter's lock go."""
-        packed = pack_snapshots(
-            self._fingerprint,
-            [copied.base["epoch"][0] for copied in group],
-            [copied.base["seq"][0] for copied in group],
-            np.stack([copied.conv for copied in group]),
-            np.stack([copied.ssm for copied in group]),
-            self._dtype,
-        )
+        packed = []
+        for copied in group:  # one by one: side by side they would have to be copied once more
+            epoch, seq = int(copied.base["epoch"][0]), int(copied.base["seq"][0])
+            packed.append(pack_snapshot(Snapshot(self._fingerprint, epoch, seq, copied.conv, copied.ssm), self._dtype))
         return [
             Flip(copied.vehicle_id, copied.expected, copied.base.tobytes(), snapshot, copied.proof)
             for copied, snapshot in zip(group, packed, strict=True)
