@@ -1,6 +1,7 @@
 -- Commits one batch of vehicles of one partition, each on its own: a loser never fails its neighbours.
 --
--- KEYS  vehicles (by when they were heard), risks, alerts (hash), transitions (stream), open alerts (hash), then per vehicle: head, journal,
+-- KEYS  vehicles (by when they were heard), risks, alerts (hash), transitions (stream), open alerts (hash), delivery (hash),
+--       then per vehicle: head, journal,
 --       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not), then per write into a trend: the trend
 -- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, vehicles, then per vehicle:
 --       id, expected version, new head, entries to append,
@@ -11,7 +12,7 @@
 --       then per write into a trend: its vehicle's place, offset, bytes ('' removes the trend), full length
 -- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 0 (head or base has moved on) or
 -- -1 (the new snapshot is not there).
-local shared, per_key, per_arg, first_arg = 5, 4, 8, 5
+local shared, per_key, per_arg, first_arg = 6, 4, 8, 5
 local vehicles = tonumber(ARGV[5])
 local last_of_version, base_bytes, entry_bytes = tonumber(ARGV[2]) - 1, tonumber(ARGV[3]), tonumber(ARGV[4])
 local results, by_heard, by_risk = {}, {}, {}
@@ -24,6 +25,14 @@ local function acknowledged(field, alert)
   if not before or not id or string.sub(before, 1, #id) ~= id then return alert end
   local from, to = string.find(before, last, 1, true), string.find(alert, last, 1, true)
   return from and to and string.sub(alert, 1, to - 1) .. string.sub(before, from) or alert
+end
+
+-- Whoever delivers trims the stream long before its bound; what is cut off here nobody may have had, and it is counted.
+local function tell(alert)
+  local length = redis.call('XLEN', KEYS[4])
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert)
+  local cut = length + 1 - redis.call('XLEN', KEYS[4])
+  if cut > 0 then redis.call('HINCRBY', KEYS[6], 'cut', cut) end
 end
 
 for i = 1, vehicles do
@@ -78,7 +87,7 @@ for i = 1, #results do
       if place == '' or place == '-' then redis.call('HDEL', KEYS[5], field) else redis.call('HSET', KEYS[5], field, place) end
       if what == '+' or what == '~' then alert = acknowledged(field, alert) end
       if what == '-' or what == '~' then redis.call('HDEL', KEYS[3], field) else redis.call('HSET', KEYS[3], field, alert) end
-      if what == '+' or what == '~' then redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 'alert', alert) end
+      if what == '+' or what == '~' then tell(alert) end
     end
   end
 end

@@ -8,6 +8,7 @@
     {ew:p}:alerts, {ew:p}:open                 last alert of each vehicle and rule; phase and severity of the open ones
     {ew:p}:transitions                         stream of what changed
     {ew:p}:lease                               whose turn it is to see to what time alone changes
+    {ew:p}:delivery, {ew:p}:held, {ew:p}:dead  of service/delivery/outbox.py
     {ew:p}:fence                               written and waited for before something read is acknowledged (durability fsync)
     ew:partitions                              how many partitions this data set has
 
@@ -24,7 +25,7 @@ import structlog
 from prometheus_client import Histogram
 from redis.exceptions import RedisError, ResponseError
 
-from service.erasure import forget_transitions
+from service.erasure import forget_held, forget_transitions
 from service.errors import StoreUnavailable
 from service.head import VERSION, read_version
 from service.journal import BASE_DTYPE, KEEP
@@ -337,7 +338,7 @@ class Store:
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
-        keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:5]]
+        keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:6]]
         args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes, len(commits)]
         trends: list[tuple[int, bytes, TrendWrite]] = []
         for vehicle_id, expected, head, entries, rebase, alerts, trend in commits:
@@ -510,6 +511,8 @@ class Store:
             )[0]
             if erased:
                 await forget_transitions(self._link, shared.transitions, vehicle_id)
+                await forget_transitions(self._link, shared.dead, vehicle_id)
+                await forget_held(self._link, shared.held, vehicle_id)
         return bool(erased)
 
     async def stored_bytes(self, vehicle_id: str) -> int:

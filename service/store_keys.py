@@ -42,8 +42,11 @@ class PartitionKeys(NamedTuple):
     alerts: str  # hash: last alert of each vehicle and rule
     transitions: str  # stream of what changed
     open: str  # hash: phase and severity of the alerts that are open
+    delivery: str  # hash: what was cut off from the stream
     fence: str
     lease: str  # whose turn it is to sweep
+    held: str  # hash: notices that wait for the end of a silence, or to be delivered once more
+    dead: str  # stream of notices that a sink would not take
 
 
 def partition_of(vehicle_id: str, partitions: int) -> int:

@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, demo, evaluate, keys, replay, serve, simulate, state, train
+from service.cli import alerts, bench, demo, evaluate, keys, replay, serve, simulate, state, train
 
 app = typer.Typer(help="Early warning of battery-thermal events for fleets of electric vans.", no_args_is_help=True)
 app.command("serve")(serve.serve)
@@ -11,6 +11,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(state.app, name="state")

@@ -142,7 +142,8 @@ class SinkDispatcher:
     async def _take(self) -> None:
         """Wait until there may be something new, and take it."""
         try:
-            await asyncio.wait_for(self._woken.wait(), SAFETY_S)
+            async with asyncio.timeout(SAFETY_S):  # not wait_for, which up to Python 3.11 may swallow a cancellation
+                await self._woken.wait()
         except TimeoutError:
             for shift in self._shifts.values():
                 shift.more = True

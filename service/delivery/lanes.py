@@ -106,7 +106,8 @@ class Health:
     async def pause(self, seconds: float) -> None:
         """Wait, shorter if the sink comes back."""
         try:
-            await asyncio.wait_for(self.back.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.back.wait()
         except TimeoutError:
             return
         await asyncio.sleep(STAGGER_S * random.random())  # noqa: S311

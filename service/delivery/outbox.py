@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from service.delivery.notice import Notice, Record, key_of
+from service.delivery.notice import Notice, Record
 from service.redis_link import RedisLink, Script
 from service.redis_nodes import Command
 from service.store_keys import partition_keys, partition_of
@@ -39,16 +39,6 @@ SILENCED, AGAIN = "silenced", "again"
 NOT_OURS = -1
 
 
-class OutboxKeys(NamedTuple):
-    """Keys of one partition."""
-
-    transitions: str
-    alerts: str
-    held: str
-    dead: str
-    book: str
-
-
 class Entry(NamedTuple):
     """One change of an alert in the outbox; `record` is None where it cannot be read."""
 
@@ -66,12 +56,6 @@ class Page(NamedTuple):
 
     now_ms: int
     entries: list[Entry]
-
-
-def keys_of(partition: int) -> OutboxKeys:
-    """The keys of a partition that delivery uses, beside the leases."""
-    shared, tag = partition_keys(partition), f"{{ew:{partition}}}"
-    return OutboxKeys(shared.transitions, shared.alerts, f"{tag}:held", f"{tag}:dead", f"{tag}:delivery")
 
 
 def lease_of(partition: int, sink: str) -> str:
@@ -121,6 +105,11 @@ class Outbox:
         """Give the connections back."""
         await self._link.close()
 
+    async def marked_partitions(self) -> int | None:
+        """How many partitions the data set has; None if no service has ever used it."""
+        (marked,) = await self._link.pipeline([("GET", "ew:partitions")])
+        return None if marked is None else int(marked)
+
     async def run(self, commands: Sequence[Command]) -> None:
         """Run commands of one partition, all at once."""
         await self._link.pipeline(commands)
@@ -144,7 +133,7 @@ class Outbox:
     async def open_groups(self, sink: str, partitions: Sequence[int], start: str) -> None:
         """Create a sink's groups where there are none: from `$` a new sink hears what comes, from `0` all that is kept."""
         replies = await self._link.attempt(
-            [("XGROUP", "CREATE", keys_of(p).transitions, sink, start, "MKSTREAM") for p in partitions]
+            [("XGROUP", "CREATE", partition_keys(p).transitions, sink, start, "MKSTREAM") for p in partitions]
         )
         for reply in replies:
             if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
@@ -152,13 +141,13 @@ class Outbox:
 
     async def take(self, partition: int, sink: str, owner: str, count: int) -> list[Entry] | None:
         """Entries that nobody has taken yet; None if another holds the lease."""
-        keys = (lease_of(partition, sink), keys_of(partition).transitions)
+        keys = (lease_of(partition, sink), partition_keys(partition).transitions)
         (reply,) = await self._link.pipeline([TAKE.call(keys, (owner, sink, owner, count))])
         return None if reply == NOT_OURS else entries_of(reply)
 
     async def claim(self, partition: int, sink: str, owner: str) -> tuple[list[Entry], int]:
         """What was taken and not settled, by whomever; and how many of them are deleted by now."""
-        stream, cursor = keys_of(partition).transitions, "0-0"
+        stream, cursor = partition_keys(partition).transitions, "0-0"
         found: list[Entry] = []
         deleted = 0
         while True:
@@ -173,13 +162,13 @@ class Outbox:
     async def last_ids(self) -> list[str]:
         """Id of the last entry of each partition; "0-0" where there is none."""
         replies = await self._link.pipeline(
-            [("XREVRANGE", keys_of(p).transitions, "+", "-", "COUNT", 1) for p in range(self.partitions)]
+            [("XREVRANGE", partition_keys(p).transitions, "+", "-", "COUNT", 1) for p in range(self.partitions)]
         )
         return [text(reply[0][0]) if reply else "0-0" for reply in replies]
 
     async def after(self, starts: dict[int, str], count: int) -> dict[int, Page | None]:
         """The next entries after an id, by partition; None where the store does not answer. One write for all."""
-        calls = [LOOK.call((keys_of(p).transitions,), (f"({start}", "+", count)) for p, start in starts.items()]
+        calls = [LOOK.call((partition_keys(p).transitions,), (f"({start}", "+", count)) for p, start in starts.items()]
         return {
             p: None if isinstance(reply, Exception) else Page(int(reply[0]), entries_of(reply[1]))
             for p, reply in zip(starts, await self.attempt(calls), strict=True)
@@ -188,31 +177,37 @@ class Outbox:
     async def between(self, bounds: dict[int, tuple[str, str]], count: int) -> dict[int, list[Entry]]:
         """The next entries after an id and up to another, by partition."""
         replies = await self._link.pipeline(
-            [("XRANGE", keys_of(p).transitions, f"({after}", end, "COUNT", count) for p, (after, end) in bounds.items()]
+            [
+                ("XRANGE", partition_keys(p).transitions, f"({after}", end, "COUNT", count)
+                for p, (after, end) in bounds.items()
+            ]
         )
         return {p: entries_of(reply) for p, reply in zip(bounds, replies, strict=True)}
 
     async def trimmed(self) -> dict[int, str]:
         """Id of the last entry that was trimmed, by partition; only where one was."""
-        replies = await self._link.pipeline([("HGET", keys_of(p).book, "trimmed") for p in range(self.partitions)])
+        replies = await self._link.pipeline(
+            [("HGET", partition_keys(p).delivery, "trimmed") for p in range(self.partitions)]
+        )
         return {p: text(reply) for p, reply in enumerate(replies) if reply is not None}
 
     async def held(self, partition: int) -> dict[str, dict[str, Any]]:
         """What waits for the end of a silence, or to be delivered once more."""
-        (reply,) = await self._link.pipeline([("HGETALL", keys_of(partition).held)])
+        (reply,) = await self._link.pipeline([("HGETALL", partition_keys(partition).held)])
         return {name: json.loads(value) for name, value in pairs(reply).items()}
 
-    async def alerts(self, partition: int) -> list[Record]:
-        """The last alert of each vehicle and rule."""
-        (reply,) = await self._link.pipeline([("HVALS", keys_of(partition).alerts)])
-        return [json.loads(value) for value in reply]
+    async def open_alerts(self, partition: int) -> list[Record]:
+        """Alerts that are pending or open."""
+        (fields,) = await self._link.pipeline([("HKEYS", partition_keys(partition).open)])
+        if not fields:
+            return []
+        (reply,) = await self._link.pipeline([("HMGET", partition_keys(partition).alerts, *fields)])
+        return [json.loads(value) for value in reply if value]
 
     async def alert(self, partition: int, key: str) -> Record | None:
         """The last alert of a vehicle and rule."""
-        vehicle_id = key.split("|", 1)[0]
-        (reply,) = await self._link.pipeline([("HMGET", keys_of(partition).alerts, key, vehicle_id)])
-        found = [record for record in map(json.loads, filter(None, reply)) if key_of(record) == key]
-        return found[0] if found else None
+        (reply,) = await self._link.pipeline([("HGET", partition_keys(partition).alerts, key)])
+        return None if reply is None else dict(json.loads(reply))
 
     async def bury(self, partition: int, sink: str, notice: Notice, reason: str, attempts: int, now_ms: int) -> int:
         """Put a notice among the dead letters; how many old ones had to go for it."""
@@ -221,7 +216,7 @@ class Outbox:
             "transition": notice.transition, "event_id": notice.event_id, "alert": json.dumps(notice.record),
         }  # fmt: skip
         flat = [part for pair in letter.items() for part in pair]
-        (gone,) = await self._link.pipeline([BURY.call((keys_of(partition).dead,), (DEAD_LETTERS, *flat))])
+        (gone,) = await self._link.pipeline([BURY.call((partition_keys(partition).dead,), (DEAD_LETTERS, *flat))])
         return int(gone)
 
     async def trim(self, sinks: Sequence[str], retained: int = RETAINED, limit: int = LIMIT) -> int:
@@ -230,7 +225,10 @@ class Outbox:
         while todo:
             replies = await self.attempt(
                 [
-                    TRIM.call((keys_of(p).transitions, keys_of(p).book), (retained, limit, TRIMMED_TOGETHER, *sinks))
+                    TRIM.call(
+                        (partition_keys(p).transitions, partition_keys(p).delivery),
+                        (retained, limit, TRIMMED_TOGETHER, *sinks),
+                    )
                     for p in todo
                 ]
             )
@@ -247,7 +245,9 @@ class Outbox:
 
     async def dead_letters(self) -> list[dict[str, Any]]:
         """All dead letters, the oldest first."""
-        replies = await self._link.pipeline([("XRANGE", keys_of(p).dead, "-", "+") for p in range(self.partitions)])
+        replies = await self._link.pipeline(
+            [("XRANGE", partition_keys(p).dead, "-", "+") for p in range(self.partitions)]
+        )
         letters = [
             {"id": f"{p}:{text(item[0])}", **letter_of(pairs(item[1]))}
             for p, reply in enumerate(replies)
@@ -260,7 +260,7 @@ class Outbox:
         calls = []
         for letter_id in letter_ids:
             partition, _, entry = letter_id.partition(":")
-            keys = keys_of(int(partition))
+            keys = partition_keys(int(partition))
             calls.append(UNBURY.call((keys.dead, keys.held), (entry,)))
         return [bool(reply) for reply in await self._link.pipeline(calls)]
 
@@ -273,7 +273,7 @@ def letter_of(fields: dict[str, str]) -> dict[str, Any]:
 
 def settled(partition: int, sink: str, entry_id: str) -> Command:
     """The command that takes an entry off a sink's list."""
-    return ("XACK", keys_of(partition).transitions, sink, entry_id)
+    return ("XACK", partition_keys(partition).transitions, sink, entry_id)
 
 
 def partition_for(record: Record, partitions: int) -> int:

@@ -11,12 +11,13 @@ import structlog
 
 from service.delivery.lanes import Health, Job, Lanes, Patience, insist
 from service.delivery.notice import OPENING, Notice, Record, is_open, key_of
-from service.delivery.outbox import AGAIN, FAILURES, SILENCED, Entry, Outbox, keys_of, letter_of, settled
+from service.delivery.outbox import AGAIN, FAILURES, SILENCED, Entry, Outbox, letter_of, settled
 from service.delivery.silence_watch import SilenceWatch
 from service.delivery.sink_client import Result, SinkClient, now_ms
 from service.delivery.sinks_file import AlertmanagerSink, AnySink, PagerDutySink
 from service.metrics import Metrics
 from service.redis_nodes import Command
+from service.store_keys import partition_keys
 
 logger = structlog.get_logger(__name__)
 
@@ -95,10 +96,11 @@ class Shift:
         """Take as many new entries as there is room for. Raises what the store raises."""
         while self.more and len(self._lanes) < WINDOW:
             room = WINDOW - len(self._lanes)
+            self.more = False  # before we ask: what is committed from now on says so again
             entries = await self._parts.outbox.take(self.partition, self._parts.sink.name, self._parts.owner, room)
             if entries is None:  # the lease is another's; who renews it will see
                 return
-            self.more = len(entries) == room
+            self.more = self.more or len(entries) == room
             await self._put(entries)
 
     async def look(self) -> None:
@@ -112,7 +114,7 @@ class Shift:
         for key, mark in list(self._marks.items()):
             record = await self._parts.outbox.alert(self.partition, key)
             if record is None:  # erased
-                await self._parts.outbox.run([("HDEL", keys_of(self.partition).held, self._mark(key))])
+                await self._parts.outbox.run([("HDEL", partition_keys(self.partition).held, self._mark(key))])
                 del self._marks[key]
             elif record["id"] == mark["id"] and is_open(record) and not await self._parts.silences.silenced(record):
                 notice = Notice(record, mark["transition"], mark["event_id"], now_ms(), fresh=False)
@@ -143,7 +145,7 @@ class Shift:
         untold = {key for key, mark in self._marks.items() if not mark["told"]}
         return [
             record
-            for record in await self._parts.outbox.alerts(self.partition)
+            for record in await self._parts.outbox.open_alerts(self.partition)
             if is_open(record) and sink.wants(record, "firing") and key_of(record) not in untold
         ]
 
@@ -165,7 +167,7 @@ class Shift:
 
     def _put_again(self, field: str, letter: dict[str, Any]) -> None:
         """A dead letter that was handed back."""
-        forget: Command = ("HDEL", keys_of(self.partition).held, field)
+        forget: Command = ("HDEL", partition_keys(self.partition).held, field)
         notice = Notice(letter["alert"], letter["transition"], letter["event_id"], now_ms(), fresh=False)
         self._lanes.put(Job(field, notice, (forget,)))
 
@@ -180,7 +182,7 @@ class Shift:
         notice, commands = job.notice, list(job.settle)
         marked = notice.key in self._marks and (notice.transition in OPENING or notice.transition == "resolved")
         if marked:
-            commands.append(("HDEL", keys_of(self.partition).held, self._mark(notice.key)))
+            commands.append(("HDEL", partition_keys(self.partition).held, self._mark(notice.key)))
         if commands:
             await self._parts.outbox.run(commands)
         if marked:
@@ -241,7 +243,7 @@ class Shift:
         known = before is not None and before["id"] == notice.record["id"]
         told = before["told"] if before is not None and known else notice.transition != "firing"
         mark = {"id": notice.record["id"], "transition": notice.transition, "event_id": notice.event_id, "told": told}
-        keep: Command = ("HSET", keys_of(self.partition).held, self._mark(notice.key), json.dumps(mark))
+        keep: Command = ("HSET", partition_keys(self.partition).held, self._mark(notice.key), json.dumps(mark))
         await self._parts.outbox.run([keep, *job.settle])
         self._marks[notice.key] = mark
 

@@ -11,7 +11,9 @@ from service.delivery.outbox import Entry, Outbox
 logger = structlog.get_logger(__name__)
 
 POLL_S = 0.2  # what another worker committed is noticed after so long; our own commits wake us
-SHARE = 0.02  # of the time at most that is spent asking: with very many partitions it is asked less often
+GAP_S = 0.02  # however often we are woken
+S_PER_PARTITION = 0.001  # asking a partition costs about 20 us: with very many it is done less often
+LONGEST_POLL_S = 5.0
 PAGE = 500
 
 
@@ -56,17 +58,16 @@ class Tail:
         self._woken.set()
 
     async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
+        pause_s = min(LONGEST_POLL_S, max(POLL_S, S_PER_PARTITION * self._outbox.partitions))
         while True:
-            started = clock()
             try:
                 await self.look()
             except Exception:
                 logger.exception("the outboxes cannot be followed; trying again")
-            spent_s = clock() - started
-            await asyncio.sleep(spent_s)  # even if we are woken all the time, half of it is others'
+            await asyncio.sleep(GAP_S)
             try:
-                await asyncio.wait_for(self._woken.wait(), max(POLL_S, spent_s / SHARE) - spent_s)
+                async with asyncio.timeout(pause_s):
+                    await self._woken.wait()
             except TimeoutError:
                 continue
 

@@ -11,10 +11,11 @@ from typing import Any
 import redis
 
 from service.delivery.delivery import Delivery
-from service.delivery.outbox import Outbox, keys_of, partition_for
+from service.delivery.outbox import Outbox, partition_for
 from service.delivery.silence_watch import Silences
 from service.delivery.sinks_file import AnySink, read_sinks
 from service.metrics import Metrics
+from service.store_keys import partition_keys
 from tests.service.delivery.receivers import SECRET
 
 PARTITIONS = 4
@@ -39,8 +40,13 @@ def alert(vehicle: str, transition: str = "firing", n: int = 0, *, episode: int 
 def commit(client: "redis.Redis", *records: dict[str, Any], partitions: int = PARTITIONS) -> None:
     """What commit.lua does with alerts that are news."""
     for record in records:
-        keys, text = keys_of(partition_for(record, partitions)), json.dumps(record)
-        client.hset(keys.alerts, f"{record['vehicle_id']}|{record['rule']}", text)
+        keys, text = partition_keys(partition_for(record, partitions)), json.dumps(record)
+        field = f"{record['vehicle_id']}|{record['rule']}"
+        client.hset(keys.alerts, field, text)
+        if record["phase"] in {"resolved", "inactive"}:
+            client.hdel(keys.open, field)
+        else:
+            client.hset(keys.open, field, f"{record['phase']}:{record['severity']}")
         client.xadd(keys.transitions, {"alert": text})
 
 
@@ -103,6 +109,6 @@ def pending(client: "redis.Redis", sink: str) -> int:
     """Entries that were taken for a sink and are not settled."""
     found = 0
     for partition in range(PARTITIONS):
-        groups = client.xinfo_groups(keys_of(partition).transitions)
+        groups = client.xinfo_groups(partition_keys(partition).transitions)
         found += sum(g["pending"] for g in groups if g["name"].decode() == sink)
     return found

@@ -1,6 +1,7 @@
 """Delivery to real receivers from a real Valkey: once and in order when all is well, at least once when it is not."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -302,3 +303,32 @@ def test_trimming_spares_what_a_sink_has_not_had_and_counts_what_it_cannot_spare
         return bool(group["last-delivered-id"] != b"0-0")
 
     asyncio.run(scenario())
+
+
+def test_what_a_commit_cuts_off_is_counted(store: "redis.Redis", url: str) -> None:
+    """Where nobody trims in time the commit script does, and the next trimming says how much that was."""
+    from service.store import COMMIT  # noqa: PLC0415
+    from service.store_keys import partition_keys, vehicle_keys  # noqa: PLC0415
+
+    record, field = alert("van-1"), "van-1|thermal_risk"
+    keys, at = partition_keys(0), vehicle_keys("van-1", 4)
+    script = store.register_script(COMMIT.text)
+    heads = [bytes(100 - i) + bytes([1] * i) for i in range(2)]
+    for i in range(300):
+        store.set(at.head, heads[i % 2])
+        line = f"+{field} firing:warning {json.dumps(record | {'updated_ms': i})}"
+        won = script(
+            keys=[*keys[:6], at.head, at.journal, at.head, at.head],
+            args=[100, 8, 16, 8, 1, "van-1", heads[i % 2][:8], heads[i % 2], b"", b"", b"", 0, line],
+        )
+        assert won[0] >= 1
+
+    async def trim() -> float:
+        async with working(url, ()) as worker:
+            return await worker.outbox.trim(["hook"])
+
+    left = store.xlen(keys.transitions)
+    assert left < 300
+    assert asyncio.run(trim()) == 300 - left
+    assert asyncio.run(trim()) == 0
+    assert store.hget(keys.delivery, "trimmed") is not None
