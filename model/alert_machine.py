@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.jit import compiled, entry_point_for
+from model.jit import compiled, entry_point, entry_point_for
 
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -196,6 +196,23 @@ def take_value(m: Any, now: int, value: float, limits: Any) -> int:
 
 
 @compiled
+def smoothed(level: float, gap_ms: float, value: float, smoothing_ms: float, highest: float) -> float:
+    """The level after a value that came `gap_ms` after the one before: exponential in true time, the value bounded."""
+    return level + (1.0 - math.exp(-gap_ms / smoothing_ms)) * (min(value, highest) - level)
+
+
+@entry_point
+def levels(gap_ms: Longs, values: Floats, smoothing_ms: float, highest: float) -> Floats:
+    """(n,) levels of a machine over a course of values (n,), of which those that are NaN change nothing."""
+    out, level = np.empty(len(values)), 0.0
+    for i in range(len(values)):
+        if not math.isnan(values[i]):
+            level = smoothed(level, gap_ms[i], values[i], smoothing_ms, highest)
+        out[i] = level
+    return out
+
+
+@compiled
 def take_sample(m: Any, now: int, gap_ms: int, value: float, warm: bool, limits: Any) -> int:
     """What a sample at `now`, `gap_ms` after the one before, changes, in place: the changes as bits."""
     change = 0
@@ -209,9 +226,7 @@ def take_sample(m: Any, now: int, gap_ms: int, value: float, warm: bool, limits:
     if math.isnan(value):
         return change
     if limits["smoothing_ms"] > 0.0:
-        share = 1.0 - math.exp(-gap_ms / limits["smoothing_ms"])
-        m["level"] += share * (min(value, limits["highest"]) - m["level"])
-        value = m["level"]
+        m["level"] = value = smoothed(m["level"], gap_ms, value, limits["smoothing_ms"], limits["highest"])
     return change | take_value(m, now, value, limits) if warm else change
 
 

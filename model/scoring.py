@@ -10,6 +10,12 @@ Singles = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
+# Surprise is smoothed before it is compared, chosen by model/evaluation/anomaly.py: see docs/log.md, 2026-11-22.
+ANOMALY_SMOOTHING_S = 600.0  # time constant
+ANOMALY_HIGHEST = 4.0  # nats per channel that one sample counts at most
+ANOMALY_RESOLVE_BELOW, ANOMALY_CRITICAL_ABOVE = 0.25, 0.75  # from the threshold, nats per channel
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Platt scaling (Platt 1999) of the risk logit, and the operating points chosen on the validation split.
@@ -20,6 +26,8 @@ class Calibration:
         alert_threshold: risk from which an alert becomes pending.
         resolve_threshold: risk below which it may resolve; at most alert_threshold.
         f2_threshold: risk that maximises F2 over instants, for reports.
+        anomaly_threshold: smoothed surprise, nats per channel, from which sensors are an anomaly; None: nobody has chosen
+            one (`python -m model.evaluation.anomaly --store` does).
         critical_threshold: risk from which an alert is critical; None: half way from alert_threshold to certainty.
     """
 
@@ -29,6 +37,7 @@ class Calibration:
     resolve_threshold: float = 0.25
     f2_threshold: float = 0.5
     critical_threshold: float | None = None
+    anomaly_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.slope <= 0:

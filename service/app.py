@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
+from model.scoring import ANOMALY_CRITICAL_ABOVE, ANOMALY_HIGHEST, ANOMALY_RESOLVE_BELOW, ANOMALY_SMOOTHING_S
 from service.access import Access
 from service.alerts import AlertPolicy
 from service.batcher import BATCHES_UNDER_WAY, MicroBatcher
@@ -270,7 +271,9 @@ def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
     """
     known = checkpoint.calibration
     threshold = settings.alert_threshold or known.alert_threshold
-    anomaly = math.inf if settings.anomaly_threshold is None else settings.anomaly_threshold
+    anomaly = known.anomaly_threshold if settings.anomaly_threshold is None else settings.anomaly_threshold
+    if anomaly is None or not settings.telemetry_anomaly:
+        anomaly = math.inf
     policy = AlertPolicy(
         threshold=threshold,
         resolve_threshold=settings.resolve_threshold or min(known.resolve_threshold, threshold),
@@ -281,9 +284,10 @@ def alert_policy(settings: Settings, checkpoint: Checkpoint) -> AlertPolicy:
         critical_threshold=settings.critical_threshold or max(known.critical, threshold),
         stale_after_s=settings.stale_after_s,
         anomaly_threshold=anomaly,
-        anomaly_resolve_threshold=anomaly,
-        anomaly_smoothing_s=300.0,
-        anomaly_highest=10.0,
+        anomaly_resolve_threshold=anomaly - ANOMALY_RESOLVE_BELOW,
+        anomaly_critical_threshold=anomaly + ANOMALY_CRITICAL_ABOVE,
+        anomaly_smoothing_s=ANOMALY_SMOOTHING_S,
+        anomaly_highest=ANOMALY_HIGHEST,
     )
     policy.packed()  # raises now what would raise at the first sample
     return policy

@@ -79,8 +79,10 @@ class Settings(BaseSettings):
         None, gt=0, lt=1, description="risk that is critical; default: checkpoint's"
     )
     anomaly_threshold: float | None = Field(
-        None, description="smoothed surprise, nats per channel, that raises telemetry_anomaly; default: off"
+        None,
+        description="smoothed surprise, nats per channel, that raises telemetry_anomaly; default: the checkpoint's",
     )
+    telemetry_anomaly: bool = Field(default=True, description="whether that rule is in force")
     alert_for_s: float = Field(60.0, ge=0, description="how long it must stay high before an alert fires or escalates")
     alert_keep_firing_s: float = Field(300.0, ge=0, description="how long it must stay low before an alert resolves")
     stale_after_s: float = Field(

@@ -30,6 +30,9 @@ def evaluate(
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Repeat the published main tables on a small fleet.")] = False,
+    alerts: Annotated[
+        bool, typer.Option("--alerts", help="The alerts alone: the service's own machine, times and thresholds.")
+    ] = False,
     store: Annotated[bool, typer.Option("--store", help="Write the operating point into the checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -37,8 +40,23 @@ def evaluate(
 
     Operating points are chosen on the validation fleet; figures are of the test fleet, which is of other vans and later
     weeks. With --quick: six and nine channels, a small fleet of another seed, stored thresholds, held against the
-    published report; exit code 1 if a figure disagrees with it, 2 if there is none to compare with.
+    published report; exit code 1 if a figure disagrees with it, 2 if there is none to compare with. With --alerts: what an
+    operator would have been told of the test fleet, by the service's alert machine at the stored thresholds; exit code 1 if
+    fewer than 90 % of the events had an open alert when they started, or there were more than 0.02 false alarms per
+    vehicle-day.
     """
+    command = shlex.join(["emberwatch", *sys.argv[1:]])
+    if alerts:
+        with simulator_extra(), refusing(CheckpointError, ValueError, OSError):
+            from service.cli import evaluate_alerts  # noqa: PLC0415  (an extra)
+
+            report = evaluate_alerts.judge_alerts(
+                checkpoint, command, vans=vans, days=days, seed=seed, workers=workers, resamples=resamples
+            )
+        if as_json:
+            print_json(report)
+        evaluate_alerts.show_alerts(report)
+        return
     with simulator_extra(), refusing(CheckpointError, ValueError, OSError):
         from service.cli import evaluation  # noqa: PLC0415  (an extra)
 
@@ -57,7 +75,7 @@ def evaluate(
             published=published or checkpoint / "report.json",
             quick=quick,
             store=store,
-            command=shlex.join(["emberwatch", *sys.argv[1:]]),
+            command=command,
         )
         result = evaluation.carry_out(order)
     if as_json:

@@ -1,7 +1,7 @@
 """The work of `emberwatch evaluate`; apart from it because it needs the simulator's packages."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -120,7 +120,9 @@ def carry_out(order: Order) -> Result:
     if order.document is not None:
         write_into(order.document, evaluation, data, pictures)
     if order.store and not order.quick and PRODUCT in evaluation.calibrations:
-        store_calibration(order.checkpoint, evaluation.calibrations[PRODUCT])
+        # The threshold of surprise is chosen by a command of its own (model/evaluation/anomaly.py).
+        chosen_now = replace(evaluation.calibrations[PRODUCT], anomaly_threshold=model.calibration.anomaly_threshold)
+        store_calibration(order.checkpoint, chosen_now)
     return Result(data, evaluation.models, agreements, no_comparison)
 
 

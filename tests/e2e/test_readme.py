@@ -31,7 +31,7 @@ def test_the_readmes_requests_work(tmp_path: Path) -> None:
         assert array["applied"] == 2
         assert vehicle["seq"] == 3
         assert [v["vehicle_id"] for v in listing["vehicles"]] == ["van-1"]
-        assert alerts == {"alerts": []}
+        assert alerts["alerts"] == []
         assert session == {"vehicle_id": "van-1", "epoch": 2}
     finally:
         service.stop_if_running()

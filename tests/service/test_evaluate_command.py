@@ -15,6 +15,8 @@ from model.network import RiskNetwork
 from model.normaliser import FleetPrior
 from model.scoring import Calibration
 from service.cli import app
+from service.cli.evaluate_alerts import alert_rule
+from service.settings import Settings
 
 CONFIG = MambaConfig(d_input=VAN_SCHEMA.d_input, n_channels=len(VAN_SCHEMA.channels), d_model=16, n_layer=1, d_state=4)
 QUICK = ("--quick", "--vans", "3", "--days", "0.1", "--workers", "0", "--resamples", "100")
@@ -110,3 +112,18 @@ def test_a_stored_operating_point_leaves_the_fingerprint(checkpoint: Path) -> No
     assert after.calibration == calibration
     assert after.fingerprint() == before.fingerprint()
     store_calibration(checkpoint, before.calibration)
+
+
+def test_alerts_alone_are_judged_by_the_services_machine(checkpoint: Path) -> None:
+    """A model that never alarms misses its events, which the exit code says; the figures are of the alerts."""
+    few = ("--vans", "2", "--days", "0.1", "--workers", "0", "--resamples", "100", "--json")
+    result = CliRunner().invoke(app, ["evaluate", "--alerts", "--checkpoint", str(checkpoint), *few])
+    assert result.exit_code in {0, 1}, result.output
+    assert "false_alarms_per_vehicle_day" in result.output
+
+
+def test_the_rule_of_alerts_is_that_of_the_settings() -> None:
+    """Times from the settings of the service, as it would start."""
+    rule = alert_rule(Settings(alert_for_s=7.0, stale_after_s=90.0), 3, 60.0)
+    assert (rule.for_ms, rule.keep_firing_ms, rule.stale_after_ms) == (7_000, 300_000, 90_000)
+    assert (rule.warmup_samples, rule.horizon_ms) == (3, 60_000)
