@@ -77,7 +77,10 @@ class Precondition:
 def etag_of(head: bytes | None) -> str | None:
     """The entity tag of a vehicle's state: its version. None for a vehicle that is not there."""
     version = read_version(head or b"")
-    return None if version is None else f'"{version.epoch}-{version.seq}-{version.nonce:016x}"'
+    if version is None:
+        return None
+    revision = f"-{version.revision}" if version.revision else ""
+    return f'"{version.epoch}-{version.seq}-{version.nonce:016x}{revision}"'
 
 
 @dataclass(frozen=True, slots=True)

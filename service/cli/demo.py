@@ -113,7 +113,7 @@ def report_alerts(client: Client, finished: Any) -> None:
         time.sleep(0.5)
         for alert in reversed(client.get("/v1/alerts")["alerts"]):
             key = (alert["id"], alert["phase"])
-            if key not in known and alert["phase"] != "pending":
+            if key not in known and alert["phase"] not in {"pending", "recovering"}:
                 known.add(key)
                 colour = "red" if alert["phase"] == "firing" else "green"
                 more = f"risk {alert['risk']:.3f}  seq {alert['seq']}"
