@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import structlog
@@ -23,7 +24,7 @@ from service.alerting.sweeper import Sweeper
 from service.alerts import AlertPolicy
 from service.claims import Claims
 from service.commits import Committer
-from service.errors import StoreUnavailable
+from service.errors import NOTHING_KNOWN, StoreUnavailable
 from service.head import HeadLayout, Heads
 from service.journal import JournalLayout
 from service.metrics import Metrics
@@ -46,6 +47,15 @@ MAX_ATTEMPTS = 5  # a vehicle whose commits are lost so often in a row is being 
 
 Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Fates = NDArray[np.int8]
+
+
+class Fate(IntEnum):
+    """What has to happen to a vehicle, or to a row of it, after an attempt."""
+
+    DONE = 0  # answered
+    AGAIN = 1  # another worker was faster
+    UNKNOWN = 2  # its part of the store did not answer: to be deferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +141,33 @@ class StateEngine:
     async def apply(self, samples: Samples) -> Answers:
         """Apply a batch of samples of any vehicles, each vehicle's in order; an answer for each row."""
         answers = Answers.blank(len(samples), Status.DEFERRED)
-        reason = f"other workers changed the vehicle {MAX_ATTEMPTS} times in a row"
-        todo = np.arange(len(samples))
+        todo, attempts = np.arange(len(samples)), 0
         async with self._claims.hold(samples.vehicle_ids):
-            try:
-                for _ in range(MAX_ATTEMPTS):
-                    if not len(todo):
-                        break
-                    tried, again = await self._attempt(samples if len(todo) == len(samples) else samples.take(todo))
-                    answers.put(todo, tried)
-                    todo = todo[again]
-            except StoreUnavailable as error:
-                # Whether the last commit arrived is not known: forget, and find out from the store on the retry.
-                self._residency.drop(list(dict.fromkeys(samples.vehicle_ids)))
-                logger.warning("batch deferred", size=len(samples), reason=error.detail)
-                reason = error.detail
-        answers.seq[todo] = samples.seq[todo]
-        answers.refuse(todo.tolist(), Status.DEFERRED, reason)
+            while len(todo) and attempts < MAX_ATTEMPTS:
+                try:
+                    tried, fates = await self._attempt(samples if len(todo) == len(samples) else samples.take(todo))
+                except StoreUnavailable as error:
+                    todo = self._defer_unreachable(samples, answers, todo, error)
+                    continue
+                attempts += 1
+                answers.put(todo, tried)
+                defer(samples, answers, todo[fates == Fate.UNKNOWN], NOTHING_KNOWN)
+                todo = todo[fates == Fate.AGAIN]
+        defer(samples, answers, todo, f"other workers changed the vehicle {MAX_ATTEMPTS} times in a row")
         self._measure(samples, answers)
         return answers
+
+    def _defer_unreachable(self, samples: Samples, answers: Answers, todo: Longs, error: StoreUnavailable) -> Longs:
+        """Give up the rows of vehicles whose store does not answer; the others, of which nothing was done yet."""
+        unreachable = np.array([samples.vehicle_ids[row] in error.vehicle_ids for row in todo.tolist()], np.bool_)
+        if not unreachable.any():
+            unreachable[:] = True  # all of it
+        # Whether the last commit arrived is not known: forget, and find out from the store on the retry.
+        given_up = [samples.vehicle_ids[row] for row in todo[unreachable].tolist()]
+        self._residency.drop(list(dict.fromkeys(given_up)), overtaken=True)
+        logger.warning("samples deferred", size=len(given_up), of=len(samples), reason=error.detail)
+        defer(samples, answers, todo[unreachable], error.detail)
+        return todo[~unreachable]
 
     async def reset(self, vehicle_id: str) -> int:
         """Begin the vehicle's next session with a zero state; its epoch.
@@ -178,8 +196,8 @@ class StateEngine:
         async with self._claims.hold([vehicle_id]):
             return await self._states.export(vehicle_id)
 
-    async def _attempt(self, samples: Samples) -> tuple[Answers, Bools]:
-        """One pass over the rows; answers, and which rows have to be tried again because another worker was faster."""
+    async def _attempt(self, samples: Samples) -> tuple[Answers, Fates]:
+        """One pass over the rows; answers, and what has to happen to each row."""
         with self._stages.time("load"):
             runs = group(samples)
             fresh = await self._residency.load(runs.vehicle_ids)
@@ -191,34 +209,36 @@ class StateEngine:
             judgement = judge(heads, self._residency.rings, slots, runs, latest_ms)
             answers = refusals(judgement, self._residency.rings, slots, runs)
         lengths = np.bincount(runs.owner[judgement.accepted], minlength=len(slots))
-        again = await self._overtaken(runs, slots, lengths, fresh)
+        fates = await self._overtaken(runs, slots, lengths, fresh)
         active = np.flatnonzero(lengths)
         if len(active):
-            lost = await self._apply_accepted(runs, active, slots, lengths, before, heads, judgement, answers)
-            again[lost] = True
-        rows_again = again[runs.owner] & (answers.status != Status.INVALID)
+            fates[active] = await self._apply_accepted(runs, active, slots, lengths, before, heads, judgement, answers)
+        of_rows = np.where(answers.status == Status.INVALID, Fate.DONE, fates[runs.owner])
         if (runs.lengths == 1).all():
-            return answers, rows_again
-        ordered, ordered_again = Answers.blank(len(samples), Status.DEFERRED), np.empty(len(samples), np.bool_)
+            return answers, of_rows
+        ordered, ordered_fates = Answers.blank(len(samples), Status.DEFERRED), np.empty_like(of_rows)
         ordered.put(runs.order, answers)
-        ordered_again[runs.order] = rows_again
-        return ordered, ordered_again
+        ordered_fates[runs.order] = of_rows
+        return ordered, ordered_fates
 
-    async def _overtaken(self, runs: Runs, slots: Longs, lengths: Longs, fresh: set[str]) -> Bools:
-        """(vehicles,) of which nothing is to be applied, by a cached head that turns out to be behind the store's.
+    async def _overtaken(self, runs: Runs, slots: Longs, lengths: Longs, fresh: set[str]) -> Fates:
+        """Fates (vehicles,): AGAIN if nothing is to be applied, by a cached head that turns out to be behind the store's.
 
         Where something is applied, the commit itself compares.
         """
-        again = np.zeros(len(slots), np.bool_)
+        fates = np.full(len(slots), Fate.DONE, np.int8)
         doubtful = [i for i in np.flatnonzero(lengths == 0).tolist() if runs.vehicle_ids[i] not in fresh]
         if not doubtful:
-            return again
+            return fates
         names = [runs.vehicle_ids[i] for i in doubtful]
-        cached = self._residency.versions(slots[doubtful])
-        for i, known, version in zip(doubtful, cached, await self._store.versions(names), strict=True):
-            again[i] = version != known
-        self._residency.drop([runs.vehicle_ids[i] for i in np.flatnonzero(again).tolist()], overtaken=True)
-        return again
+        cached, stored = self._residency.versions(slots[doubtful]), await self._store.versions(names)
+        for i, name, known in zip(doubtful, names, cached, strict=True):
+            if name not in stored:
+                fates[i] = Fate.UNKNOWN
+            elif stored[name] != known:
+                fates[i] = Fate.AGAIN
+        self._residency.drop([runs.vehicle_ids[i] for i in np.flatnonzero(fates).tolist()], overtaken=True)
+        return fates
 
     async def _apply_accepted(
         self,
@@ -230,8 +250,8 @@ class StateEngine:
         heads: Heads,
         judgement: Judgement,
         answers: Answers,
-    ) -> Longs:
-        """Advance and commit the vehicles `active`; those that have to be tried again. Answers are filled in."""
+    ) -> Fates:
+        """Advance and commit the vehicles `active`; their fates. Answers are filled in."""
         rows = np.flatnonzero(judgement.accepted)
         everybody = len(active) == len(slots)
         vehicle_ids = runs.vehicle_ids if everybody else [runs.vehicle_ids[i] for i in active.tolist()]
@@ -266,13 +286,13 @@ class StateEngine:
             with self._stages.time("commit"):
                 outcomes = await self._committer.commit(commits, usable)
         except BaseException:
-            self._residency.drop(vehicle_ids)  # their slots ran ahead of the store
+            self._residency.drop(vehicle_ids, overtaken=True)  # their slots ran ahead of the store
             raise
         won = outcomes >= Outcome.WON
         self._committer.settle(vehicle_ids, batch, advanced, commits, outcomes, news)
         self._answer(rows, advanced, won[owner], answers, judgement)
         self._refuse_not_finite(rows, owner, advanced.finite, runs, answers)
-        return active[~won]
+        return np.select([won, outcomes == Outcome.UNKNOWN], [Fate.DONE, Fate.UNKNOWN], Fate.AGAIN).astype(np.int8)
 
     def _answer(self, rows: Longs, advanced: Advanced, won: Bools, answers: Answers, judgement: Judgement) -> None:
         """The answers to rows that are now part of a state, and to those that repeat them."""
@@ -304,3 +324,9 @@ class StateEngine:
         self._metrics.batch_size.observe(len(samples))
         self._metrics.event_lag.observe_all(np.maximum(0.0, self._clock() - samples.ts_ms[applied] / 1000.0))
         self._metrics.risk.observe_all(answers.risk[applied])
+
+
+def defer(samples: Samples, answers: Answers, rows: Longs, reason: str) -> None:
+    """These rows are to be sent again."""
+    answers.seq[rows] = samples.seq[rows]
+    answers.refuse(rows.tolist(), Status.DEFERRED, reason)

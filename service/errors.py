@@ -1,7 +1,7 @@
 """Errors that carry their HTTP status, and the one place that turns them into RFC 9457 problem details."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -128,10 +128,24 @@ class TooManyVehicles(ServiceError):
     status, kind = 429, "too-many-vehicles"
 
 
+NOTHING_KNOWN = "the store of this vehicle does not answer or refuses; nothing is known to be acknowledged"
+
+
 class StoreUnavailable(ServiceError):
-    """The store does not answer or refuses writes; nothing was acknowledged."""
+    """The store does not answer or refuses writes; nothing was acknowledged.
+
+    `vehicle_ids` says whose part of the store that is, where it is not all of it.
+    """
 
     status, kind = 503, "store-unavailable"
+    vehicle_ids: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, vehicle_ids: Iterable[str]) -> Self:
+        """Of these vehicles' part of the store."""
+        error = cls(NOTHING_KNOWN)
+        error.vehicle_ids = frozenset(vehicle_ids)
+        return error
 
 
 class Deferred(ServiceError):

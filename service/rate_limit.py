@@ -14,17 +14,19 @@ from limits.aio.storage import RedisClusterStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from service.errors import BodyTooLarge, RateLimited
-from service.redis_nodes import CLUSTER_SCHEMES, is_cluster
+from service.redis_nodes import address_of, is_cluster, seeds_of
+from service.redis_server import options_of
 
 logger = structlog.get_logger(__name__)
 
 PAUSE_S = 1.0  # after a failure nobody asks for the key so long, so that a slow store costs few requests their time
+FAILURES = (RedisError, RedisClusterException, KeyError)  # the last two of redis-py's cluster: a slot without a node
 MAX_CONNECTIONS = 8
 Hit = Callable[[str, int], Awaitable[bool]]
 
@@ -71,7 +73,7 @@ class SampleRate:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._hit(key_id, samples)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (*FAILURES, OSError, TimeoutError) as error:
             self._ask_again[key_id] = clock() + PAUSE_S
             self._failures.inc()
             logger.warning("the rate limit's store does not answer; requests pass", reason=str(error) or "timeout")
@@ -146,9 +148,10 @@ def single_client(url: str, timeout_s: float) -> "Redis":
 
 def cluster_client(url: str, timeout_s: float) -> RedisCluster:
     """A client of a cluster; keys of nodes that are up are counted while another is down."""
-    scheme, rest = url.split("://", 1)
+    first, *others = seeds_of(url)
     return RedisCluster.from_url(
-        f"{CLUSTER_SCHEMES[scheme]}://{rest}",
+        first,
+        startup_nodes=[ClusterNode(*address_of(options_of(other))) for other in others],
         max_connections=MAX_CONNECTIONS,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,

@@ -1,10 +1,11 @@
 """Commands as they go over the wire.  Source: RESP, redis.io/docs/latest/develop/reference/protocol-spec."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hiredis import pack_command
 
-from service.redis_nodes import Command
+Command = tuple[Any, ...]
 
 LARGE_BYTES = 65_536  # of an argument that is sent from where it lies
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.runtime import ModelRuntime
 from service.claims import Claims
+from service.errors import StoreUnavailable
 from service.head import VERSION, HeadLayout, Heads
 from service.journal import BASE_DTYPE, KEEP, Entries, JournalLayout, Rings, empty_rings, remember
 from service.metrics import Metrics
@@ -121,7 +122,7 @@ class Residency:
         self.unbacked.add(slot)
 
     def drop(self, vehicle_ids: Sequence[str], *, overtaken: bool = False) -> None:
-        """Forget vehicles; the truth is in the store. `overtaken`: because the store has another version."""
+        """Forget vehicles; the truth is in the store. `overtaken`: which may have another version, see `_fill`."""
         for vehicle_id in vehicle_ids:
             slot = self._slots.pop(vehicle_id, None)
             if slot is not None:
@@ -136,23 +137,31 @@ class Residency:
         """Bring vehicles, which the caller holds, into the cache; which ones were not there.
 
         Raises:
-            StoreUnavailable: not all were brought in.
+            StoreUnavailable: not all were brought in; it names the others.
         """
         missing = [vehicle_id for vehicle_id in vehicle_ids if vehicle_id not in self._slots]
         for vehicle_id in vehicle_ids if len(missing) < len(vehicle_ids) else ():
             if vehicle_id in self._slots:
                 self._slots.move_to_end(vehicle_id)
         new: list[str] = []
+        unreachable: list[str] = []
         for first in range(0, len(missing), LOADED_TOGETHER):
-            new += await self._bring(missing[first : first + LOADED_TOGETHER])
+            group = missing[first : first + LOADED_TOGETHER]
+            reached = await self._store.load_reachable(group)
+            await self._bring(list(reached), list(reached.values()))
+            new += [vehicle_id for vehicle_id, stored in reached.items() if stored is None]
+            unreachable += [vehicle_id for vehicle_id in group if vehicle_id not in reached]
         for vehicle_id in new:
             # Who has sent nothing before makes room first: ids that come but once cannot take the fleet's slots.
             self._slots.move_to_end(vehicle_id, last=False)
+        if unreachable:
+            raise StoreUnavailable.of(unreachable)
         return set(missing)
 
-    async def _bring(self, vehicle_ids: list[str]) -> list[str]:
-        """Load a few vehicles that are not in the cache; which of them are new."""
-        found = await self._store.load(vehicle_ids)
+    async def _bring(self, vehicle_ids: list[str], found: list[Stored | None]) -> None:
+        """Put a few vehicles that were not in the cache into it."""
+        if not vehicle_ids:
+            return
         slots = self._claim(vehicle_ids)
         self._metrics.slots_used.set(len(self._slots))
         try:
@@ -163,7 +172,6 @@ class Residency:
             raise
         for vehicle_id, slot, vehicle in zip(vehicle_ids, slots.tolist(), restored, strict=True):
             self._fill(vehicle_id, slot, vehicle)
-        return [vehicle_id for vehicle_id, stored in zip(vehicle_ids, found, strict=True) if stored is None]
 
     def _restore(self, vehicle_ids: list[str], slots: Slots, found: list[Stored | None]) -> list[Restored]:
         """The heavy part, on the thread that has the states to itself."""

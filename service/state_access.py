@@ -37,7 +37,7 @@ class StateAccess:
         Raises:
             StoreUnavailable.
         """
-        version = (await self._store.versions([vehicle_id]))[0]
+        version = await self._store.version(vehicle_id)
         if version == ABSENT:
             return None
         slot = self._residency.slot(vehicle_id)

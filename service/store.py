@@ -19,7 +19,7 @@ unlinks the old one: two writers can never overwrite the bytes that a base names
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 from prometheus_client import Histogram
@@ -31,27 +31,22 @@ from service.head import VERSION, read_version
 from service.journal import BASE_DTYPE, KEEP
 from service.ranking import Ranked, ranked_vehicles, scored
 from service.redis_link import RedisLink, Script
-from service.redis_nodes import Command
+from service.redis_nodes import NodeDown
+from service.redis_wire import Command
 from service.samples import NO_SEQ
+from service.store_check import Durability, StoreMisconfigured, check_appendfsync, check_mode, check_server
 from service.store_keys import VehicleKeys, partition_keys, vehicle_keys
 
 ORPHAN_EXPIRY_S = 600
 TRANSITIONS_KEPT = 100_000  # per partition
 COMMITS_PER_CALL = 500  # Lua passes so many vehicles' scores to one command; and a script must not hold up the store
 SCANNED_TOGETHER = 500
-OLDEST_REDIS = (6, 2)
-OLDEST_WITH_WAITAOF = (7, 2)
 logger = structlog.get_logger(__name__)
 
 COMMIT, FLIP, ERASE = Script.read("commit"), Script.read("flip"), Script.read("erase")
 REPLACE_ALERT, LEASE = Script.read("replace_alert"), Script.read("lease")
-Durability = Literal["none", "everysec", "fsync"]  # what an acknowledgement means
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
-
-
-class StoreMisconfigured(RuntimeError):
-    """The store answers but must not be used as it is; the message says what to change."""
 
 
 class Stored(NamedTuple):
@@ -111,39 +106,7 @@ class Outcome:
     """What the scripts say of one vehicle."""
 
     WON, WON_WITHOUT_JOURNAL, LOST, NO_SNAPSHOT = 1, 2, 0, -1
-
-
-def check_server(
-    server: dict[str, Any], memory: dict[str, Any], persistence: dict[str, Any], durability: Durability
-) -> None:
-    """Raise StoreMisconfigured unless one server, by its INFO, keeps what it is given."""
-    version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
-    if version < OLDEST_REDIS:
-        raise StoreMisconfigured(f"the store is Redis {server['redis_version']}; 6.2 or newer is needed")
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise StoreMisconfigured(
-            f"maxmemory-policy is {policy}: the store may drop vehicles. Run CONFIG SET maxmemory-policy noeviction"
-        )
-    if durability == "fsync" and version < OLDEST_WITH_WAITAOF and "valkey_version" not in server:
-        raise StoreMisconfigured(
-            f"durability fsync needs WAITAOF: Redis 7.2 or Valkey; this is Redis {server['redis_version']}"
-        )
-    if durability != "none" and not persistence.get("aof_enabled"):
-        what = "the store has no append-only file: a restart of it loses what was acknowledged"
-        if durability == "fsync":
-            raise StoreMisconfigured(f"durability is fsync, but {what}. Run CONFIG SET appendonly yes")
-        logger.warning(what)
-
-
-def check_appendfsync(policies: Sequence[str]) -> None:
-    """Raise StoreMisconfigured unless every server writes to its disk before it answers (ADR 7)."""
-    lax = sorted(set(policies) - {"always"})
-    if lax:
-        raise StoreMisconfigured(
-            f"durability is fsync, but the store's appendfsync is {' and '.join(lax)}, under which its WAITAOF answers before "
-            "the disk has anything. Run CONFIG SET appendfsync always"
-        )
+    UNKNOWN = -2  # its server did not say
 
 
 def version_of(head: bytes) -> bytes:
@@ -207,6 +170,7 @@ class Store:
             (marked,) = await self._link.pipeline([("GET", "ew:partitions")])
         for server, memory, persistence in zip(servers, memories, persistences, strict=True):
             check_server(server, memory, persistence, self._durability)
+            check_mode(server, clustered=self._link.clustered)
         if self._durability == "fsync":
             await self._check_appendfsync()
         if marked is not None and int(marked) != self._partitions:
@@ -228,49 +192,76 @@ class Store:
                 ) from error
         check_appendfsync(policies)
 
+    async def _attempt(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        """Replies, errors in their places: a node of a cluster that fails shall not fail the vehicles of the others."""
+        replies = await self._link.attempt(commands, durable=durable)
+        told = [reply for reply in replies if isinstance(reply, Exception) and not isinstance(reply, NodeDown)]
+        if told:  # that a node is down was said when it went
+            logger.warning("store commands failed", failed=len(told), of=len(replies), reason=str(told[0]))
+        return replies
+
     async def load(self, vehicle_ids: Sequence[str]) -> list[Stored | None]:
         """Heads, their journals, and the snapshots that these name; head and journal of one moment."""
+        found = await self.load_reachable(vehicle_ids)
+        if len(found) < len(set(vehicle_ids)):
+            raise StoreUnavailable.of(vehicle_id for vehicle_id in vehicle_ids if vehicle_id not in found)
+        return [found[vehicle_id] for vehicle_id in vehicle_ids]
+
+    async def load_reachable(self, vehicle_ids: Sequence[str]) -> dict[str, Stored | None]:
+        """As `load`, of those vehicles whose server answers."""
         loaded: dict[str, Stored | None] = {}
         todo = list(vehicle_ids)
         async with self._timed("load"):
             while todo:
                 found = await self._heads_and_journals(todo)
                 keys = [None if s is None else self._keys(v).snapshot_of(s.base) for v, s in found.items()]
-                blobs = iter(await self._link.pipeline([("GET", key) for key in keys if key is not None]))
-                moved = []
+                blobs = iter(await self._attempt([("GET", key) for key in keys if key is not None]))
+                doubtful = []
                 for (vehicle_id, stored), key in zip(found.items(), keys, strict=True):
                     blob = None if key is None else next(blobs)
-                    if stored is None or key is None or blob is not None:
-                        loaded[vehicle_id] = None if stored is None else stored._replace(snapshot=blob)
-                    elif await self._moved(vehicle_id, stored):
-                        moved.append(vehicle_id)  # a flip came between our two reads
-                    else:
+                    if stored is None or key is None:
                         loaded[vehicle_id] = stored
-                todo = moved
+                    elif blob is None:
+                        doubtful.append(vehicle_id)
+                    elif not isinstance(blob, Exception):
+                        loaded[vehicle_id] = stored._replace(snapshot=blob)
+                todo = []
+                for vehicle_id, now in (await self._heads_and_journals(doubtful)).items():
+                    before = found[vehicle_id]
+                    if now is not None and before is not None and now.base == before.base:
+                        loaded[vehicle_id] = before  # its snapshot is gone
+                    else:
+                        todo.append(vehicle_id)  # a flip came between our two reads
             if self._durability == "fsync":
-                await self._fence(vehicle_ids)
-        return [loaded[vehicle_id] for vehicle_id in vehicle_ids]
+                return await self._fenced(loaded)
+        return loaded
 
-    async def _fence(self, vehicle_ids: Sequence[str]) -> None:
-        """Return when all that these vehicles' servers have taken so far is on disk.
+    async def _fenced(self, loaded: dict[str, Stored | None]) -> dict[str, Stored | None]:
+        """Those of these vehicles whose servers have on disk, when this returns, all that they had taken so far.
 
         A sample that was committed and not acknowledged, because the disk was slow, must not be acknowledged as a
         duplicate before it is.
         """
-        partitions = {self._keys(vehicle_id).partition for vehicle_id in vehicle_ids}
-        await self._link.pipeline([("SET", partition_keys(p).fence, 1) for p in partitions], durable=True)
+        partition_of = {vehicle_id: self._keys(vehicle_id).partition for vehicle_id in loaded}
+        partitions = sorted(set(partition_of.values()))
+        replies = await self._attempt([("SET", partition_keys(p).fence, 1) for p in partitions], durable=True)
+        fenced = {p for p, reply in zip(partitions, replies, strict=True) if not isinstance(reply, Exception)}
+        return {vehicle_id: stored for vehicle_id, stored in loaded.items() if partition_of[vehicle_id] in fenced}
 
     async def peek(self, vehicle_id: str) -> Stored | None:
         """Head and journal of a vehicle without its state."""
         async with self._timed("peek"):
-            return (await self._heads_and_journals([vehicle_id]))[vehicle_id]
+            found = await self._heads_and_journals([vehicle_id])
+        if vehicle_id not in found:
+            raise StoreUnavailable.of([vehicle_id])
+        return found[vehicle_id]
 
     async def _heads_and_journals(self, vehicle_ids: Sequence[str]) -> dict[str, Stored | None]:
-        """Both of each vehicle, read in one command per partition."""
+        """Both of each vehicle whose server answers, read in one command per partition."""
         groups: dict[int, list[str]] = {}
         for vehicle_id in vehicle_ids:
             groups.setdefault(self._keys(vehicle_id).partition, []).append(vehicle_id)
-        replies = await self._link.pipeline(
+        replies = await self._attempt(
             [
                 ("MGET", *(key for v in members for key in (self._keys(v).head, self._keys(v).journal)))
                 for members in groups.values()
@@ -279,12 +270,9 @@ class Store:
         return {
             vehicle_id: None if reply[2 * i] is None else Stored(reply[2 * i], reply[2 * i + 1], None)
             for members, reply in zip(groups.values(), replies, strict=True)
+            if not isinstance(reply, Exception)
             for i, vehicle_id in enumerate(members)
         }
-
-    async def _moved(self, vehicle_id: str, before: Stored) -> bool:
-        now = (await self._heads_and_journals([vehicle_id]))[vehicle_id]
-        return now is None or now.base != before.base
 
     async def heads(self, vehicle_ids: Sequence[str]) -> list[bytes | None]:
         """Heads only."""
@@ -293,12 +281,22 @@ class Store:
                 "list[bytes | None]", await self._link.pipeline([("GET", self._keys(v).head) for v in vehicle_ids])
             )
 
-    async def versions(self, vehicle_ids: Sequence[str]) -> list[bytes]:
-        """The version of each vehicle as it is now."""
+    async def version(self, vehicle_id: str) -> bytes:
+        """The version of a vehicle as it is now."""
+        found = await self.versions([vehicle_id])
+        if vehicle_id not in found:
+            raise StoreUnavailable.of([vehicle_id])
+        return found[vehicle_id]
+
+    async def versions(self, vehicle_ids: Sequence[str]) -> dict[str, bytes]:
+        """The versions as they are now of those vehicles whose server answers."""
         async with self._timed("versions"):
-            return await self._link.pipeline(
-                [("GETRANGE", self._keys(v).head, 0, VERSION.size - 1) for v in vehicle_ids]
-            )
+            replies = await self._attempt([("GETRANGE", self._keys(v).head, 0, VERSION.size - 1) for v in vehicle_ids])
+        return {
+            vehicle_id: reply
+            for vehicle_id, reply in zip(vehicle_ids, replies, strict=True)
+            if not isinstance(reply, Exception)
+        }
 
     async def bases(self, vehicle_ids: Sequence[str]) -> list[bytes]:
         """The base of each vehicle's journal as it is now; NO_BASE where there is no journal."""
@@ -308,9 +306,14 @@ class Store:
             )
 
     async def commit(self, commits: Sequence[Commit]) -> list[int]:
-        """Commit each vehicle on its own, all in one round trip; an Outcome for each."""
+        """Commit each vehicle on its own, all in one round trip; an Outcome for each.
+
+        Raises:
+            StoreUnavailable: nothing is known of any.
+        """
         calls: list[list[int]] = []  # places of the commits that go together
         open_calls: dict[int, list[int]] = {}
+        written: list[int] = []  # places of the commits that bring a snapshot
         commands: list[Command] = []
         for i, commit in enumerate(commits):
             keys = self._keys(commit.vehicle_id)
@@ -322,19 +325,23 @@ class Store:
             if commit.rebase is not None and commit.rebase.snapshot is not None:
                 key = keys.snapshot_of(commit.rebase.base)
                 commands.append(("SET", key, commit.rebase.snapshot, "EX", ORPHAN_EXPIRY_S))
+                written.append(i)
         commands += [self._commit_call([commits[i] for i in members]) for members in calls]
         async with self._timed("commit"):
-            replies = await self._link.pipeline(commands, durable=True)
-        outcomes = [Outcome.LOST] * len(commits)
-        for members, reply in zip(calls, replies[len(replies) - len(calls) :], strict=True):
-            for i, outcome in zip(members, reply, strict=True):
-                outcomes[i] = outcome
-        news = {
-            self._keys(c.vehicle_id).partition for c, o in zip(commits, outcomes, strict=True) if c.alerts and o >= 1
-        }
+            replies = await self._attempt(commands, durable=True)
+        outcomes = outcomes_of(len(commits), written, replies[: len(written)], calls, replies[len(written) :])
+        self._tell_news(commits, outcomes)
+        if commits and outcomes.count(Outcome.UNKNOWN) == len(commits):
+            raise StoreUnavailable.of(commit.vehicle_id for commit in commits)
+        return outcomes
+
+    def _tell_news(self, commits: Sequence[Commit], outcomes: Sequence[int]) -> None:
+        """Name the partitions in whose outbox there is, or may be, a change of an alert."""
+        heard = {Outcome.WON, Outcome.WON_WITHOUT_JOURNAL, Outcome.UNKNOWN}
+        changed = (c for c, outcome in zip(commits, outcomes, strict=True) if c.alerts and outcome in heard)
+        news = {self._keys(commit.vehicle_id).partition for commit in changed}
         if news:
             self.on_news(news)
-        return outcomes
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
@@ -359,7 +366,7 @@ class Store:
         return COMMIT.call(keys, args)
 
     async def flip(self, flips: Sequence[Flip]) -> list[int]:
-        """Write snapshots and point their journals to them; an Outcome for each (WON, LOST, NO_SNAPSHOT)."""
+        """Write snapshots and point their journals to them; an Outcome for each (WON, LOST, NO_SNAPSHOT, UNKNOWN)."""
         commands: list[Command] = []
         for flip in flips:
             at = self._keys(flip.vehicle_id)
@@ -368,8 +375,8 @@ class Store:
             commands.append(("SET", fresh, flip.snapshot, "EX", ORPHAN_EXPIRY_S))
             commands.append(FLIP.call(keys, (flip.expected, flip.base, self._entry_bytes, KEEP, flip.proof)))
         async with self._timed("flip"):
-            replies = await self._link.pipeline(commands)
-        return cast("list[int]", replies[1::2])
+            replies = await self._attempt(commands)
+        return [Outcome.UNKNOWN if isinstance(reply, Exception) else reply for reply in replies[1::2]]
 
     def snapshot_named_by(self, vehicle_id: str, base: bytes) -> bytes | None:
         """Key of the snapshot that a journal's base names; None for the zero state."""
@@ -526,3 +533,18 @@ class Store:
 
     def _keys(self, vehicle_id: str) -> VehicleKeys:
         return vehicle_keys(vehicle_id, self._partitions)
+
+
+def outcomes_of(
+    n: int, written: Sequence[int], writes: Sequence[Any], calls: Sequence[Sequence[int]], replies: Sequence[Any]
+) -> list[int]:
+    """Outcomes of n commits, by the replies to the scripts, each called for the places `calls`, and to the snapshots `written`."""
+    outcomes = [Outcome.UNKNOWN] * n
+    for members, reply in zip(calls, replies, strict=True):
+        if not isinstance(reply, Exception):
+            for i, outcome in zip(members, reply, strict=True):
+                outcomes[i] = outcome
+    for i, reply in zip(written, writes, strict=True):
+        if isinstance(reply, Exception) and outcomes[i] == Outcome.NO_SNAPSHOT:
+            outcomes[i] = Outcome.UNKNOWN  # refused, not overtaken
+    return outcomes

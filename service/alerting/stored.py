@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from service.alerting.record import field_of
-from service.redis_nodes import Command
+from service.redis_wire import Command
 from service.store import LEASE, REPLACE_ALERT, TRANSITIONS_KEPT, Store
 from service.store_keys import partition_keys
 

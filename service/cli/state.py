@@ -22,7 +22,8 @@ from service.metrics import Metrics
 from service.rehydrate import Rehydrator
 from service.settings import Settings
 from service.state_codec import StateCodecError
-from service.store import Store, StoreMisconfigured
+from service.store import Store
+from service.store_check import StoreMisconfigured
 from service.stored_check import Broken, broken_vehicles
 from service.vehicle_export import Export, ExportError, unpack_export
 from service.vehicle_files import Moved, export_vehicles, files_in, import_files, listed_vehicles, state_path

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from service.delivery.notice import Notice, Record
 from service.redis_link import RedisLink, Script
-from service.redis_nodes import Command
+from service.redis_wire import Command
 from service.store_keys import partition_keys, partition_of
 
 logger = structlog.get_logger(__name__)

@@ -103,7 +103,7 @@ async def get_trend(
         raise InvalidParameter.of([("from", f"is after to ({to_ms})")])
     known = frozenset() if if_none_match is None else entity_tags(if_none_match)
     if known:
-        (version,) = await running.store.versions([vehicle_id])
+        version = await running.store.version(vehicle_id)
         if version != ABSENT and etag_of(version) in known:
             return Response(status_code=304, headers={"ETag": etag_of(version) or ""})
     (data,) = await running.store.heads([vehicle_id])

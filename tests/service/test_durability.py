@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.crc import key_slot
 
 from model.checkpoint import Checkpoint
+from service.errors import StoreUnavailable
 from service.redis_link import RedisLink
+from service.redis_server import Server
+from service.store_check import StoreMisconfigured
+from service.store_keys import vehicle_keys
 from tests.processes import ValkeyProcess, free_port, wait_until
-from tests.service.workers import close_to, count, run, words, worker
+from tests.service.workers import PARTITIONS, close_to, count, run, words, worker
 
 
 def test_with_fsync_nothing_acknowledged_is_lost(
@@ -46,7 +51,7 @@ def test_a_disk_that_is_slow_defers_and_does_not_acknowledge(
     exchange = RedisLink._exchange
     fences = 0
 
-    async def slow(self: RedisLink, node: object, commands: list[tuple[object, ...]], durable: bool) -> list[object]:
+    async def slow(self: RedisLink, node: Server, commands: list[tuple[object, ...]], durable: bool) -> list[object]:
         nonlocal fences
         replies = await exchange(self, node, commands, False)
         if durable:
@@ -150,7 +155,7 @@ def test_a_cluster_is_served_like_one_server(
     cluster: list[ValkeyProcess], checkpoint: Checkpoint, vehicle: str
 ) -> None:
     """Vans on all nodes in every batch, snapshots and a second worker; then one node dies and comes back."""
-    url = cluster[0].url.replace("redis://", "redis-cluster://")
+    url = cluster_url(cluster[0])
     one, two = (worker(url, checkpoint, n_slots=30, snapshot_every=4, durability="fsync") for _ in range(2))
     names = [f"{vehicle}.{i}" for i in range(12)]
 
@@ -167,13 +172,41 @@ def test_a_cluster_is_served_like_one_server(
         assert len(await one.store.vehicles_by_risk(100, None)) == 12
         assert await one.store.stored_bytes(names[0]) > 274_000
         cluster[1].kill()
-        assert "deferred" in await send(10)
+        lost = [5_461 <= key_slot(vehicle_keys(name, PARTITIONS).head) < 10_922 for name in names]
+        assert True in lost
+        assert False in lost
+        for i in range(10, 14):  # each worker finds out for itself, then knows
+            assert await send(i) == ["deferred" if gone else "applied" for gone in lost], i
+        await one.store.ping()
+        for i in (13, 12):  # to each worker; one of them has not the last head
+            assert await send(i) == ["deferred" if gone else "duplicate" for gone in lost]
         cluster[1].start()
-        for _ in range(100):
-            if set(await send(10)) <= {"applied", "duplicate"}:
-                break
-            await asyncio.sleep(0.2)
+        for i in range(10, 14):
+            for _ in range(100):
+                if set(await send(i)) <= {"applied", "duplicate"}:
+                    break
+                await asyncio.sleep(0.2)
         for name in names:
-            assert close_to(await two.state(name), two.offline(11))
+            assert close_to(await two.state(name), two.offline(14))
 
     run([one, two], scenario)
+
+
+def test_one_node_of_a_cluster_is_refused_as_a_store_of_its_own(
+    cluster: list[ValkeyProcess], valkey: ValkeyProcess, checkpoint: Checkpoint
+) -> None:
+    """A redis:// URL of a node would defer the vehicles of all others for ever; a single server is no cluster either."""
+    node, single = (worker(url, checkpoint) for url in (cluster[0].url, cluster_url(valkey)))
+
+    async def scenario() -> None:
+        with pytest.raises(StoreMisconfigured, match="redis-cluster://"):
+            await node.store.check()
+        with pytest.raises(StoreUnavailable):
+            await single.store.check()
+
+    run([node, single], scenario)
+
+
+def cluster_url(node: ValkeyProcess) -> str:
+    """The URL by which a cluster is found at one of its nodes."""
+    return node.url.replace("redis://", "redis-cluster://")

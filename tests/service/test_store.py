@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import Histogram
 
-from service.store import Durability, Store, StoreMisconfigured
+from service.store import Store
+from service.store_check import Durability, StoreMisconfigured
 from tests.processes import ValkeyProcess
 
 

@@ -20,7 +20,8 @@ from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples, Status
 from service.state_codec import Snapshot
-from service.store import Durability, Store
+from service.store import Store
+from service.store_check import Durability
 from service.store_keys import partition_of
 from tests.service.conftest import START_MS, sample
 
