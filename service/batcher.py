@@ -37,17 +37,22 @@ class Submission:
     number: int  # in order of arrival
     samples: Samples
     enqueued: float  # loop time, seconds
-    answers: Answers
+    answers: Answers | None
     left: int  # rows without an answer
     origin: Any  # as the watch knows it
     done: "asyncio.Future[Answers]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def settle(self, rows: Rows, answers: Answers) -> None:
         """Note the answers to these rows; the sender gets all of them with the last."""
-        self.answers.put(rows, answers)
+        if len(rows) == len(self.samples):  # all at once, and then in order
+            so_far = answers
+        else:
+            so_far = Answers.blank(len(self.samples), Status.DEFERRED) if self.answers is None else self.answers
+            so_far.put(rows, answers)
+        self.answers = so_far
         self.left -= len(rows)
         if self.left == 0 and not self.done.done():  # done: the sender has gone away
-            self.done.set_result(self.answers)
+            self.done.set_result(so_far)
 
 
 @dataclass(slots=True, eq=False)
@@ -125,9 +130,7 @@ class MicroBatcher:
         if not n:
             return Answers.blank(0, Status.DEFERRED)
         now = asyncio.get_running_loop().time()
-        submission = Submission(
-            next(self._numbers), samples, now, Answers.blank(n, Status.DEFERRED), n, self._watch.origin()
-        )
+        submission = Submission(next(self._numbers), samples, now, None, n, self._watch.origin())
         self._enqueue(submission)
         self._changed.set()
         return await submission.done
@@ -218,9 +221,9 @@ class MicroBatcher:
         self._release(vehicle_ids, failed)
         first = 0
         for part in parts:
-            rows = np.arange(first, first + len(part.rows))
-            part.submission.settle(np.array(part.rows), pick(answers, rows))
-            first += len(part.rows)
+            end = first + len(part.rows)
+            part.submission.settle(np.array(part.rows), answers.part(first, end))
+            first = end
         task = asyncio.current_task()
         if task is not None:
             self._batches.discard(task)
@@ -255,18 +258,3 @@ def whole_or_part(part: Part) -> Samples:
         part.rows.sort()  # a vehicle's rows were in order; between vehicles no order is owed
         return samples
     return samples.take(part.rows)
-
-
-def pick(answers: Answers, rows: Rows) -> Answers:
-    """The answers to these rows, in this order."""
-    if len(rows) == len(answers):
-        return answers
-    picked = Answers.blank(len(rows), Status.DEFERRED)
-    for name in ("status", "seq", "risk", "surprise", "phase", "warming_up"):
-        setattr(picked, name, getattr(answers, name)[rows])
-    for place, row in enumerate(rows.tolist()):
-        if row in answers.reasons:
-            picked.reasons[place] = answers.reasons[row]
-        if row in answers.errors:
-            picked.errors[place] = answers.errors[row]
-    return picked
