@@ -65,6 +65,9 @@ class NewSilence(BaseModel):
         return self
 
 
+VIEW_EXAMPLE: dict[str, Any] = {"id": "5f0c9a77d1e2b3c4", "state": "pending", **EXAMPLE, "created_ms": 1789370000000}
+
+
 class SilenceView(BaseModel):
     """One silence."""
 
@@ -79,17 +82,15 @@ class SilenceView(BaseModel):
     created_ms: int
     comment: str
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"id": "5f0c9a77d1e2b3c4", "state": "pending", **EXAMPLE, "created_ms": 1789370000000}]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [VIEW_EXAMPLE]})
 
 
 class SilenceList(BaseModel):
     """Silences, the one that ends last first."""
 
     silences: list[SilenceView]
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"silences": [VIEW_EXAMPLE]}]})
 
 
 class InvalidSilence(ServiceError):
