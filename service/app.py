@@ -27,6 +27,7 @@ from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
 from service.fleet_counts import FleetCounts
+from service.history import HistoryLayout, Retention
 from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
 from service.journal import JournalLayout
@@ -147,6 +148,7 @@ async def start(
     url = settings.store
     if url == "embedded":
         url = await start_embedded(settings, metrics, stack)
+    retention = retention_of(settings, checkpoint)
     store = Store(
         url,
         settings.partitions,
@@ -154,6 +156,7 @@ async def start(
         metrics.store_duration,
         entry_bytes=JournalLayout(checkpoint.config.d_input).dtype.itemsize,
         durability=settings.durability,
+        retention=retention,
     )
     stack.push_async_callback(store.close)
     await store.check()
@@ -178,6 +181,7 @@ async def start(
             max_future_skew_s=settings.max_future_skew_s,
             snapshot_every=settings.snapshot_every,
             snapshot_dtype=settings.snapshot_dtype,
+            retention=retention,
         ),
         span=None if tracing is None else tracing.stage,
     )
@@ -228,6 +232,14 @@ async def sample_rate(settings: Settings, url: str, metrics: Metrics, stack: Asy
     stack.push_async_callback(hits.close)
     await hits.start()
     return SampleRate(hits, per_s, burst, timeout_s, metrics.rate_limit_failures)
+
+
+def retention_of(settings: Settings, checkpoint: Checkpoint) -> Retention | None:
+    """How much of what vehicles sent is kept; None: nothing."""
+    if not settings.retain_history:
+        return None
+    layout = HistoryLayout(checkpoint.schema.signal_names)
+    return Retention(layout, settings.history_bytes, int(3_600_000 * settings.history_hours))
 
 
 async def new_vehicles(

@@ -2,18 +2,24 @@
 --
 -- KEYS  vehicles (by when they were heard), risks, alerts (hash), transitions (stream), open alerts (hash), delivery (hash),
 --       then per vehicle: head, journal,
---       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not), then per write into a trend: the trend
--- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, vehicles, then per vehicle:
+--       new snapshot, old snapshot (the head's own key stands in for a snapshot that there is not), with history also its
+--       tail and its list (service/history.py); then per write into a trend: the trend
+-- ARGV  bound of the stream, bytes of a version, bytes of a base, bytes of an entry, vehicles, beginning of a tail ('': this
+--       call is without history), bytes from which a tail becomes a block of the list, bytes and milliseconds that the list
+--       may hold, then per vehicle:
 --       id, expected version, new head, entries to append,
 --       new base ('' leaves it), expected base ('' takes any), entries to keep when the base is new,
 --       what becomes of its alerts, line by line: what to do, the alert's field, its place among the open ones
 --       ('-': it is not open) and its record. '+' replaces the record and tells, '=' replaces it and is no news,
---       '~' forgets and tells, '-' (a field, nothing else) forgets;
+--       '~' forgets and tells, '-' (a field, nothing else) forgets; with history also the samples to retain ('' none, '-'
+--       forget all);
 --       then per write into a trend: its vehicle's place, offset, bytes ('' removes the trend), full length
--- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 0 (head or base has moved on) or
--- -1 (the new snapshot is not there).
-local shared, per_key, per_arg, first_arg = 6, 4, 8, 5
+-- Returns per vehicle 1 (won), 2 (won, but there was no journal to append to), 3 (won, and the list has a new block),
+-- 0 (head or base has moved on) or -1 (the new snapshot is not there).
+local shared, per_key, per_arg, first_arg = 6, 4, 8, 9
 local vehicles = tonumber(ARGV[5])
+local tail_start, tail_bytes, list_bytes, list_ms = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+if tail_start ~= '' then per_key, per_arg = 6, 9 end
 local last_of_version, base_bytes, entry_bytes = tonumber(ARGV[2]) - 1, tonumber(ARGV[3]), tonumber(ARGV[4])
 local results, by_heard, by_risk = {}, {}, {}
 
@@ -62,6 +68,37 @@ for i = 1, vehicles do
   end
 end
 
+-- The time of a block's last sample: in its header when it is packed, else in its last record.
+local function last_ts(block)
+  local kind, record_bytes = struct.unpack('<I2I2', block, 5)
+  return struct.unpack('<i8', block, kind == 1 and 17 or #block - record_bytes + 9)
+end
+
+-- Appends a vehicle's samples to its tail; whether that became a block of the list, which is kept within its bounds.
+local function retain(tail, list, samples, ts)
+  if samples == '' then return false end
+  if samples == '-' then
+    redis.call('UNLINK', tail, list)
+    return false
+  end
+  local length
+  if redis.call('GETRANGE', tail, 0, #tail_start - 1) == tail_start then
+    length = redis.call('APPEND', tail, samples)
+  else  -- a new tail, or one of other signals
+    if redis.call('EXISTS', tail) == 1 then redis.call('RPUSH', list, redis.call('GET', tail)) end
+    redis.call('SET', tail, tail_start .. samples)
+    length = #tail_start + #samples
+  end
+  if length < tail_bytes then return false end
+  redis.call('RPUSH', list, redis.call('GET', tail))
+  redis.call('UNLINK', tail)
+  while redis.call('LLEN', list) > 1 and (redis.call('MEMORY', 'USAGE', list, 'SAMPLES', 0) > list_bytes
+      or last_ts(redis.call('LINDEX', list, 0)) < ts - list_ms) do
+    redis.call('LPOP', list)
+  end
+  return true
+end
+
 -- What can fail on a key of the wrong type comes before what cannot be undone.
 if #by_heard > 0 then redis.call('ZADD', KEYS[1], unpack(by_heard)) end
 if #by_risk > 0 then redis.call('ZADD', KEYS[2], unpack(by_risk)) end
@@ -81,6 +118,9 @@ for i = 1, #results do
       redis.call('SET', journal, base .. kept .. entries)
       if fresh ~= head then redis.call('PERSIST', fresh) end
       if old ~= head then redis.call('UNLINK', old) end
+    end
+    if tail_start ~= '' and retain(KEYS[k + 5], KEYS[k + 6], ARGV[a + 9], struct.unpack('<i8', record, 25)) then
+      results[i] = 3
     end
     for line in string.gmatch(alerts, '[^\n]+') do
       local what, field, place, alert = string.match(line, '^(.)(%S+) ?(%S*) ?(.*)$')

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from service.advance import Advanced, Batch
 from service.alerting.news import News, Newsroom, lines_of
 from service.head import HeadLayout, Heads
+from service.history import HistoryLayout
+from service.history_packing import HistoryPacker
 from service.journal import BASE_DTYPE, KEEP, JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
@@ -58,6 +60,8 @@ class Committer:
         metrics: Metrics,
         snapshot_every: int,
         snapshot_dtype: SnapshotDtype,
+        histories: HistoryLayout | None,
+        packer: HistoryPacker | None,
     ) -> None:
         self._layout = layout
         self._journals = journals
@@ -68,6 +72,8 @@ class Committer:
         self._metrics = metrics
         self._longest_replay = longest_replay(snapshot_every)
         self._snapshot_dtype: SnapshotDtype = snapshot_dtype
+        self._histories = histories
+        self._packer = packer
 
     def plan(self, slots: Longs, before: Heads, accepted: NDArray[np.uint32], room: int) -> Plan:
         """Which states are wanted of vehicles (n,): their heads before the batch, their counts after it."""
@@ -96,6 +102,7 @@ class Committer:
         alerts = lines_of(news)
         rebases = self._rebases(vehicle_ids, batch, advanced, plan)
         trends = self._trends.writes(advanced.closed)
+        samples = self._samples(batch, advanced)
         found = [
             Commit(
                 vehicle_id,
@@ -105,6 +112,7 @@ class Committer:
                 rebases.get(i),
                 alerts.get(i, ""),
                 trends.get(i, ()),
+                samples[i] if samples else b"",
             )
             for i, (vehicle_id, expected, begin, end) in enumerate(
                 zip(vehicle_ids, self._residency.versions(batch.slots), [0, *ends], ends, strict=False)
@@ -112,6 +120,21 @@ class Committer:
         ]
         found = [self._shortened(commit) if i in rebases else commit for i, commit in enumerate(found)]
         return found if usable.all() else [commit for commit, fits in zip(found, usable, strict=True) if fits]
+
+    def _samples(self, batch: Batch, advanced: Advanced) -> list[bytes]:
+        """What each vehicle's history gets; nothing where none is kept."""
+        if self._histories is None:
+            return []
+        heads, lengths = advanced.heads, batch.lengths
+        ends = np.cumsum(lengths)
+        firsts = (
+            heads["accepted"].astype(np.int64) - ends
+        )  # a vehicle's number less a row's place, the same for all its rows
+        numbers = np.repeat(firsts, lengths) + np.arange(len(batch.samples))
+        records = self._histories.records(np.repeat(heads["epoch"], lengths), numbers, batch.samples).tobytes()
+        size = self._histories.dtype.itemsize
+        cuts = (ends * size).tolist()
+        return [records[begin:end] for begin, end in zip([0, *cuts], cuts, strict=False)]
 
     def _shortened(self, commit: Commit) -> Commit:
         """Without entries that neither a retry nor a replay will ask for: the commit brings the state itself."""
@@ -167,6 +190,8 @@ class Committer:
             slot = None if commit.rebase is None else self._residency.slot(commit.vehicle_id)
             if commit.rebase is not None and slot is not None:  # None: it lost
                 self._residency.rebased(slot, np.frombuffer(commit.rebase.base, BASE_DTYPE))
+        if self._packer is not None:
+            self._packer.add([vehicle_ids[i] for i in np.flatnonzero(outcomes == Outcome.WON_WITH_BLOCK).tolist()])
         for i in np.flatnonzero(outcomes == Outcome.WON_WITHOUT_JOURNAL).tolist():
             self._residency.lost_journal(int(batch.slots[i]))
             logger.error(

@@ -26,8 +26,11 @@ from service.claims import Claims
 from service.commits import Committer
 from service.errors import NOTHING_KNOWN, StoreUnavailable
 from service.head import HeadLayout, Heads
+from service.history import Retention
+from service.history_packing import HistoryPacker
 from service.journal import JournalLayout
 from service.metrics import Metrics
+from service.rebuild import WAIT, Rebuilder, Rebuilding
 from service.residency import Residency
 from service.runs import Runs, group
 from service.samples import Answers, Samples, Status
@@ -66,6 +69,7 @@ class EngineOptions:
     max_future_skew_s: float = 300.0
     snapshot_every: int = 60
     snapshot_dtype: SnapshotDtype = "fp32"
+    retention: Retention | None = None  # None: what was sent is not kept, and another model starts cold
 
 
 class StateEngine:
@@ -112,8 +116,20 @@ class StateEngine:
         )
         explainer = Explainer(checkpoint.schema, checkpoint.prior)
         self._newsroom = Newsroom(policy, explainer, self.fingerprint, self.journals, store, metrics)
+        self.retention = kept = options.retention
+        self._packer = None if kept is None else HistoryPacker(store)
         self._committer = Committer(
-            self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics, every, dtype
+            self.layout,
+            self.journals,
+            self._newsroom,
+            self.trends,
+            self._residency,
+            store,
+            metrics,
+            every,
+            dtype,
+            None if kept is None else kept.layout,
+            self._packer,
         )
         self._sessions = Sessions(
             self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics
@@ -121,6 +137,24 @@ class StateEngine:
         self.sweeper = Sweeper(
             self.layout, policy, self._newsroom, self._residency, self._claims, store, metrics, clock
         )
+        self._rebuilder = (
+            None
+            if kept is None
+            else Rebuilder(
+                checkpoint,
+                runtime,
+                self.layout,
+                self.journals,
+                self._residency,
+                store,
+                self._claims,
+                metrics,
+                self._step_thread,
+                kept,
+            )
+        )
+        if self._rebuilder is not None:
+            self._residency.without_state = self._rebuilder.ask
         self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
         self.transfer = VehicleTransfer(
             self.layout,
@@ -136,18 +170,26 @@ class StateEngine:
     async def close(self) -> None:
         """Write the snapshots in hand and end the step thread."""
         await self._snapshots.close()
+        if self._packer is not None:
+            await self._packer.close()
+        if self._rebuilder is not None:
+            await self._rebuilder.close()
         self._step_thread.shutdown()
 
     async def apply(self, samples: Samples) -> Answers:
         """Apply a batch of samples of any vehicles, each vehicle's in order; an answer for each row."""
         answers = Answers.blank(len(samples), Status.DEFERRED)
-        todo, attempts = np.arange(len(samples)), 0
-        async with self._claims.hold(samples.vehicle_ids):
+        todo, attempts = self._without_rebuilding(samples, answers, np.arange(len(samples))), 0
+        ids = samples.vehicle_ids
+        async with self._claims.hold(ids if len(todo) == len(samples) else [ids[row] for row in todo.tolist()]):
             while len(todo) and attempts < MAX_ATTEMPTS:
                 try:
                     tried, fates = await self._attempt(samples if len(todo) == len(samples) else samples.take(todo))
                 except StoreUnavailable as error:
                     todo = self._defer_unreachable(samples, answers, todo, error)
+                    continue
+                except Rebuilding:
+                    todo = self._without_rebuilding(samples, answers, todo)
                     continue
                 attempts += 1
                 answers.put(todo, tried)
@@ -168,6 +210,15 @@ class StateEngine:
         logger.warning("samples deferred", size=len(given_up), of=len(samples), reason=error.detail)
         defer(samples, answers, todo[unreachable], error.detail)
         return todo[~unreachable]
+
+    def _without_rebuilding(self, samples: Samples, answers: Answers, todo: Longs) -> Longs:
+        """Rows but for those of vehicles whose states are being scanned, which are deferred."""
+        waiting = {} if self._rebuilder is None else self._rebuilder.waiting
+        if not waiting:
+            return todo
+        early = np.array([samples.vehicle_ids[row] in waiting for row in todo.tolist()], np.bool_)
+        defer(samples, answers, todo[early], WAIT)
+        return todo[~early]
 
     async def reset(self, vehicle_id: str) -> int:
         """Begin the vehicle's next session with a zero state; its epoch.

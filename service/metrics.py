@@ -42,6 +42,9 @@ class Metrics:
         )
         self.state_resets = self._counter("state_resets", "States that started again from zero", ["reason"])
         self.rehydrations = self._counter("rehydrations", "States brought into the cache", ["source"])
+        self.vehicles_rebuilding = self._gauge(
+            "vehicles_rebuilding", "Vehicles whose states wait to be scanned from history"
+        )
         self.slots_used = self._gauge("slots_used", "Vehicles whose state is in the cache")
         self.slots_capacity = self._gauge("slots_capacity", "Vehicles whose state fits in the cache")
         self.keys_file_errors = self._counter("keys_file_errors", "Times the key file was bad and the old keys stayed")
@@ -83,7 +86,8 @@ class Metrics:
             self.samples.labels(status.word)
         for counter, values in (
             (self.state_resets, ("unusable", "model", "session", "import")),
-            (self.rehydrations, ("snapshot", "journal")),
+            (self.rehydrations, ("snapshot", "journal", "history")),
+            (self.vehicles_refused, ("bound", "rate")),
             (self.snapshots, ("written", "overtaken", "failed")),
         ):
             for value in values:

@@ -26,6 +26,7 @@ class Restored:
         replay: entries to carry it over.
         rebase: what the next commit must do to the journal; None: append to it.
         reset: why the state was given up, None if it was not.
+        from_history: the state was scanned from what the vehicle sent; the store has not got it yet.
     """
 
     head: Heads
@@ -36,10 +37,13 @@ class Restored:
     replay: Entries | None = None
     rebase: Rebase | None = None
     reset: tuple[str, str] | None = None  # kind, for the counter, and the reason in words
+    from_history: bool = False
 
     @property
     def source(self) -> str | None:
         """Where the state came from, for the counter; None if there is none."""
+        if self.from_history:
+            return "history"
         if self.replay is not None and len(self.replay):
             return "journal"
         return "snapshot" if self.snapshot is not None else None

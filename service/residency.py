@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 
@@ -38,7 +38,8 @@ class Residency:
         bases: (n_slots,) BASE_DTYPE of the journals.
         due: (n_slots,) samples of the session from which on a snapshot is due.
         rebases: by slot, what the next commit must do to a journal that it cannot append to.
-        unbacked: slots whose journal is gone although their state is right: the next commit has to write it.
+        unbacked: slots whose state is right but cannot be had from the store: the next commit has to write it.
+        without_state: told of vehicles whose stored states are of no use instead of starting them cold; has to raise.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Residency:
         self.due = np.zeros(n_slots, np.int64)
         self.rebases: dict[int, Rebase] = {}
         self.unbacked: set[int] = set()
+        self.without_state: Callable[[list[str]], None] | None = None
         self._rehydrator = Rehydrator(layout, journals)
         self._runtime = runtime
         self._store = store
@@ -96,7 +98,11 @@ class Residency:
     def renew(self, vehicle_id: str, before: bytes, head: Heads) -> None:
         """Take over a head (1,) that was committed beside the stream, if the vehicle is here as it was before it."""
         slot = self._slots.get(vehicle_id)
-        if slot is not None and self._versions[slot] == before:
+        if slot is None or self._versions[slot] != before:
+            return
+        if any((self.heads[slot][name] != head[name][0]).any() for name in ("fingerprint", "samples")):
+            self.drop([vehicle_id])  # its state was begun anew here, which the store has not heard of: once more
+        else:
             self.heads[slot], self._versions[slot] = head[0], head.tobytes()[: VERSION.size]
 
     def _remember(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
@@ -133,35 +139,45 @@ class Residency:
                 self._free.append(slot)
         self._metrics.slots_used.set(len(self._slots))
 
-    async def load(self, vehicle_ids: Sequence[str]) -> set[str]:
+    async def load(self, vehicle_ids: Sequence[str], *, cold: bool = False) -> set[str]:
         """Bring vehicles, which the caller holds, into the cache; which ones were not there.
+
+        Args:
+            vehicle_ids: distinct.
+            cold: begin with a zero state where there is no usable one, whatever `without_state` says.
 
         Raises:
             StoreUnavailable: not all were brought in; it names the others.
+            ServiceError: of `without_state`; all others were brought in.
         """
         missing = [vehicle_id for vehicle_id in vehicle_ids if vehicle_id not in self._slots]
         for vehicle_id in vehicle_ids if len(missing) < len(vehicle_ids) else ():
             if vehicle_id in self._slots:
                 self._slots.move_to_end(vehicle_id)
         new: list[str] = []
+        lost: list[str] = []
         unreachable: list[str] = []
         for first in range(0, len(missing), LOADED_TOGETHER):
             group = missing[first : first + LOADED_TOGETHER]
             reached = await self._store.load_reachable(group)
-            await self._bring(list(reached), list(reached.values()))
+            take_cold = cold or self.without_state is None
+            lost += await self._bring(list(reached), list(reached.values()), take_cold=take_cold)
             new += [vehicle_id for vehicle_id, stored in reached.items() if stored is None]
             unreachable += [vehicle_id for vehicle_id in group if vehicle_id not in reached]
         for vehicle_id in new:
             # Who has sent nothing before makes room first: ids that come but once cannot take the fleet's slots.
             self._slots.move_to_end(vehicle_id, last=False)
+        self.drop(lost)
         if unreachable:
             raise StoreUnavailable.of(unreachable)
+        if lost and self.without_state is not None:
+            self.without_state(lost)
         return set(missing)
 
-    async def _bring(self, vehicle_ids: list[str], found: list[Stored | None]) -> None:
-        """Put a few vehicles that were not in the cache into it."""
+    async def _bring(self, vehicle_ids: list[str], found: list[Stored | None], *, take_cold: bool) -> list[str]:
+        """Put a few vehicles that were not in the cache into it; those that were not filled in because they are cold."""
         if not vehicle_ids:
-            return
+            return []
         slots = self._claim(vehicle_ids)
         self._metrics.slots_used.set(len(self._slots))
         try:
@@ -170,8 +186,13 @@ class Residency:
         except BaseException:
             self.drop(vehicle_ids)
             raise
+        lost: list[str] = []
         for vehicle_id, slot, vehicle in zip(vehicle_ids, slots.tolist(), restored, strict=True):
-            self._fill(vehicle_id, slot, vehicle)
+            if vehicle.reset is not None and not take_cold and int(vehicle.head["accepted"][0]):
+                lost.append(vehicle_id)
+            else:
+                self.fill(vehicle_id, slot, vehicle)
+        return lost
 
     def _restore(self, vehicle_ids: list[str], slots: Slots, found: list[Stored | None]) -> list[Restored]:
         """The heavy part, on the thread that has the states to itself."""
@@ -182,7 +203,11 @@ class Residency:
         put_states(self._runtime, slots, restored)
         return restored
 
-    def _fill(self, vehicle_id: str, slot: int, restored: Restored) -> None:
+    def claim(self, vehicle_id: str) -> int:
+        """A slot for a vehicle that the caller holds and will `fill` or `drop`."""
+        return int(self._claim([vehicle_id])[0])
+
+    def fill(self, vehicle_id: str, slot: int, restored: Restored) -> None:
         """Everything but the state; a state that had to be given up is told aloud."""
         self.heads[slot] = restored.head[0]
         self._versions[slot] = restored.version
@@ -193,6 +218,8 @@ class Residency:
         self.rebased(slot, restored.base)
         if restored.rebase is not None:
             self.rebases[slot] = restored.rebase
+        if restored.from_history:
+            self.unbacked.add(slot)
         if restored.source is not None:
             self._metrics.rehydrations.labels(restored.source).inc()
         if restored.reset is not None:

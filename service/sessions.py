@@ -14,7 +14,18 @@ from service.head import HeadLayout, Heads, read_version
 from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.residency import Residency
-from service.store import ABSENT, NO_BASE, Commit, Outcome, Rebase, Store, Stored, TrendWrite, version_of
+from service.store import (
+    ABSENT,
+    FORGET_HISTORY,
+    NO_BASE,
+    Commit,
+    Outcome,
+    Rebase,
+    Store,
+    Stored,
+    TrendWrite,
+    version_of,
+)
 from service.trend import Closed, TrendLayout, written
 
 logger = structlog.get_logger(__name__)
@@ -70,6 +81,7 @@ class Sessions:
             ),
             alerts=lines_of(news).get(0, ""),
             trend=trend,
+            samples=FORGET_HISTORY,
         )
         if (await self._store.commit([commit]))[0] < Outcome.WON:
             return None

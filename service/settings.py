@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         description="what an acknowledgement means: the store has it (none, everysec: at most its last second is lost when "
         "it dies), or its disk has it (fsync)",
     )
+    retain_history: bool = Field(
+        default=False, description="keep what vehicles sent, so that a new model scans it instead of starting cold"
+    )
+    history_hours: float = Field(48.0, gt=0, le=8_760, description="how far back, of each vehicle")
+    history_bytes: int = Field(1_048_576, ge=262_144, description="most bytes of it in the store, of each vehicle")
     # batches
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
     max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")

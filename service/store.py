@@ -4,6 +4,7 @@
     {ew:p}:v:<id>:journal                      what was accepted lately, after a base that names a snapshot (service/journal.py)
     {ew:p}:v:<id>:snap:<epoch>:<seq>:<nonce>   the recurrent state (service/state_codec.py) that a base names
     {ew:p}:v:<id>:trend                        its last 48 hours in bins of five minutes (service/trend.py)
+    {ew:p}:v:<id>:tail, :history               accepted samples as sent, with retain_history (service/history.py)
     {ew:p}:vehicles, {ew:p}:risks              vehicles by when they were heard and by last risk
     {ew:p}:alerts, {ew:p}:open                 last alert of each vehicle and rule; phase and severity of the open ones
     {ew:p}:transitions                         stream of what changed
@@ -16,6 +17,7 @@ A snapshot is written to a fresh key that expires; then a script points the jour
 unlinks the old one: two writers can never overwrite the bytes that a base names, and orphans go away by themselves.
 """
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +30,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.erasure import forget_held, forget_transitions
 from service.errors import StoreUnavailable
 from service.head import VERSION, read_version
+from service.history import Retention
 from service.journal import BASE_DTYPE, KEEP
 from service.ranking import Ranked, ranked_vehicles, scored
 from service.redis_link import RedisLink, Script
@@ -43,10 +46,11 @@ COMMITS_PER_CALL = 500  # Lua passes so many vehicles' scores to one command; an
 SCANNED_TOGETHER = 500
 logger = structlog.get_logger(__name__)
 
-COMMIT, FLIP, ERASE = Script.read("commit"), Script.read("flip"), Script.read("erase")
+COMMIT, FLIP, ERASE, PACK = (Script.read(name) for name in ("commit", "flip", "erase", "pack_block"))
 REPLACE_ALERT, LEASE = Script.read("replace_alert"), Script.read("lease")
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
+FORGET_HISTORY = b"-"
 
 
 class Stored(NamedTuple):
@@ -82,6 +86,7 @@ class Commit(NamedTuple):
     rebase: Rebase | None
     alerts: str = ""  # what becomes of the vehicle's alerts, line by line (service/commit.lua)
     trend: Sequence["TrendWrite"] = ()
+    samples: bytes = b""  # for the history, or FORGET_HISTORY
 
 
 class TrendWrite(NamedTuple):
@@ -105,7 +110,7 @@ class Flip(NamedTuple):
 class Outcome:
     """What the scripts say of one vehicle."""
 
-    WON, WON_WITHOUT_JOURNAL, LOST, NO_SNAPSHOT = 1, 2, 0, -1
+    WON, WON_WITHOUT_JOURNAL, WON_WITH_BLOCK, LOST, NO_SNAPSHOT = 1, 2, 3, 0, -1
     UNKNOWN = -2  # its server did not say
 
 
@@ -126,13 +131,16 @@ class Store:
         *,
         entry_bytes: int,
         durability: Durability = "everysec",
+        retention: Retention | None = None,
     ) -> None:
-        self._link = RedisLink(url, timeout_s, (COMMIT, FLIP, ERASE, REPLACE_ALERT, LEASE), fsync=durability == "fsync")
+        scripts = (COMMIT, FLIP, ERASE, PACK, REPLACE_ALERT, LEASE)
+        self._link = RedisLink(url, timeout_s, scripts, fsync=durability == "fsync")
         self._partitions = partitions
         self._duration = duration
         self._entry_bytes = entry_bytes
         self._durability = durability
         self.on_news: Callable[[set[int]], None] = lambda _: None  # told the partitions where alerts have changed
+        self._retention = (b"", 0, 0, 0) if retention is None else retention.for_script()
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -345,10 +353,14 @@ class Store:
 
     def _commit_call(self, commits: Sequence[Commit]) -> Command:
         """One script call for vehicles of one partition."""
+        retention = self._retention
+        if not retention[0] and any(commit.samples for commit in commits):
+            retention = (FORGET_HISTORY, 0, 0, 0)  # nothing is retained any more, but what was is to be forgotten
         keys: list[Any] = [*partition_keys(self._keys(commits[0].vehicle_id).partition)[:6]]
-        args: list[Any] = [TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes, len(commits)]
+        bounds = (TRANSITIONS_KEPT, VERSION.size, BASE_DTYPE.itemsize, self._entry_bytes)
+        args: list[Any] = [*bounds, len(commits), *retention]
         trends: list[tuple[int, bytes, TrendWrite]] = []
-        for vehicle_id, expected, head, entries, rebase, alerts, trend in commits:
+        for place, (vehicle_id, expected, head, entries, rebase, alerts, trend, samples) in enumerate(commits, 1):
             at = self._keys(vehicle_id)
             if rebase is None:
                 keys += (at.head, at.journal, at.head, at.head)
@@ -357,8 +369,10 @@ class Store:
                 fresh = None if rebase.snapshot is None else at.snapshot_of(rebase.base)
                 keys += (at.head, at.journal, fresh or at.head, rebase.old or at.head)
                 args += (vehicle_id, expected, head, entries, rebase.base, rebase.expected, rebase.keep, alerts)
+            if retention[0]:
+                keys += (at.tail, at.history)
+                args.append(samples)
             if trend:
-                place = len(keys) // 4 - 1  # this vehicle's, from 1
                 trends += [(place, at.trend, write) for write in trend]
         for place, key, write in trends:
             keys.append(key)
@@ -377,6 +391,26 @@ class Store:
         async with self._timed("flip"):
             replies = await self._attempt(commands)
         return [Outcome.UNKNOWN if isinstance(reply, Exception) else reply for reply in replies[1::2]]
+
+    async def history(self, vehicle_id: str) -> list[bytes]:
+        """The blocks of a vehicle's history and its tail; what is moved meanwhile is in both."""
+        at = self._keys(vehicle_id)
+        async with self._timed("history"):
+            tail, blocks = await self._link.pipeline([("GET", at.tail), ("LRANGE", at.history, 0, -1)])
+        return [*blocks, *([] if tail is None else [tail])]
+
+    async def last_blocks(self, vehicle_id: str, n: int) -> list[bytes]:
+        """The last n blocks of a vehicle's history."""
+        async with self._timed("history"):
+            (blocks,) = await self._link.pipeline([("LRANGE", self._keys(vehicle_id).history, -n, -1)])
+        return cast("list[bytes]", blocks)
+
+    async def replace_block(self, vehicle_id: str, place: int, raw: bytes, packed: bytes) -> bool:
+        """Put the packed block where the raw one is, counted from the end; False if another one is there."""
+        digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+        async with self._timed("history"):
+            call = PACK.call((self._keys(vehicle_id).history,), (place, digest, packed))
+            return bool((await self._link.pipeline([call]))[0])
 
     def snapshot_named_by(self, vehicle_id: str, base: bytes) -> bytes | None:
         """Key of the snapshot that a journal's base names; None for the zero state."""
@@ -509,7 +543,7 @@ class Store:
         at = self._keys(vehicle_id)
         shared = partition_keys(at.partition)
         snapshot = None if before is None else self.snapshot_key(vehicle_id, before)
-        own = (at.head, at.journal, snapshot or at.head, at.trend)
+        own = (at.head, at.journal, snapshot or at.head, at.trend, at.tail, at.history)
         keys = (shared.vehicles, shared.risks, shared.alerts, shared.open, *own)
         expected, base = (ABSENT, NO_BASE) if before is None else (version_of(before.head), before.base)
         async with self._timed("erase"):
@@ -523,10 +557,10 @@ class Store:
         return bool(erased)
 
     async def stored_bytes(self, vehicle_id: str) -> int:
-        """Memory that the store spends on this vehicle's head, journal, snapshot and trend, by its own account."""
+        """Memory that the store spends on this vehicle's head, journal, snapshot, trend and history, by its own account."""
         at = self._keys(vehicle_id)
         snapshot = at.snapshot_of((await self.bases([vehicle_id]))[0])
-        keys = [at.head, at.journal, at.trend, *([] if snapshot is None else [snapshot])]
+        keys = [at.head, at.journal, at.trend, at.tail, at.history, *([] if snapshot is None else [snapshot])]
         async with self._timed("memory"):
             sizes = await self._link.pipeline([("MEMORY", "USAGE", key) for key in keys])
         return sum(size or 0 for size in sizes)

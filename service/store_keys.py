@@ -19,6 +19,8 @@ class VehicleKeys(NamedTuple):
     journal: bytes
     trend: bytes
     snapshot: bytes  # what the name of each of its snapshots begins with
+    tail: bytes  # of its history
+    history: bytes  # list of blocks
 
     def snapshot_of(self, base: bytes) -> bytes | None:
         """Key of the snapshot that a journal's base names; None for the zero state."""
@@ -59,7 +61,8 @@ def vehicle_keys(vehicle_id: str, partitions: int) -> VehicleKeys:
     """The keys of one vehicle."""
     partition = partition_of(vehicle_id, partitions)
     prefix = f"{{ew:{partition}}}:v:{vehicle_id}:".encode()
-    return VehicleKeys(partition, prefix + b"head", prefix + b"journal", prefix + b"trend", prefix + b"snap:")
+    own = (prefix + name for name in (b"head", b"journal", b"trend", b"snap:", b"tail", b"history"))
+    return VehicleKeys(partition, *own)
 
 
 @lru_cache(16_384)

@@ -3,6 +3,7 @@
 from model.checkpoint import Checkpoint
 from service.commits import longest_replay
 from service.head import HeadLayout
+from service.history import Retention
 from service.journal import ANSWER_DTYPE, BASE_DTYPE, KEEP, JournalLayout
 from service.state_codec import SnapshotDtype, snapshot_bytes
 from service.trend import BINS, bin_dtype
@@ -11,11 +12,14 @@ KEY_BYTES = 224  # of a Redis key beside its value: its name of up to 120 bytes,
 INDEX_BYTES = 2_048  # places in two sorted sets, the last alert, and a share of tables that grow by doubling
 
 
-def vehicle_bytes(checkpoint: Checkpoint, snapshot_every: int, snapshot_dtype: SnapshotDtype) -> dict[str, int]:
+def vehicle_bytes(
+    checkpoint: Checkpoint, snapshot_every: int, snapshot_dtype: SnapshotDtype, retention: Retention | None = None
+) -> dict[str, int]:
     """Upper bounds in bytes; those of keys are of memory in the store, not of the length of the value.
 
     `journal`: entries after the snapshot and those kept for retries, twice, because a Redis string that is appended to
     reserves as much again. While a snapshot is replaced, and for ten minutes when a worker died over it, there are two.
+    `history`: the list within its bound, and the tail, which is appended to as the journal is; only with a retention.
     """
     config = checkpoint.config
     state = config.state_bytes
@@ -29,6 +33,8 @@ def vehicle_bytes(checkpoint: Checkpoint, snapshot_every: int, snapshot_dtype: S
         "snapshot": in_store(snapshot),
         "trend": in_store(BINS * bin_dtype(len(checkpoint.schema.channels)).itemsize),
     }
+    if retention is not None:
+        keys["history"] = retention.max_bytes + KEY_BYTES + in_store(2 * retention.layout.rotated_at)
     return {
         **keys,
         "index": INDEX_BYTES,

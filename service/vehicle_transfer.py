@@ -19,7 +19,7 @@ from service.residency import Residency, progress
 from service.snapshots import fresh_nonce
 from service.state_access import StateAccess
 from service.state_codec import Snapshot, pack_snapshot
-from service.store import ABSENT, NO_BASE, Commit, Outcome, Rebase, Store, Stored, version_of
+from service.store import ABSENT, FORGET_HISTORY, NO_BASE, Commit, Outcome, Rebase, Store, Stored, version_of
 from service.trend import TrendLayout
 from service.vehicle_export import Export, ExportError
 
@@ -249,6 +249,7 @@ class VehicleTransfer:
             rebase=rebase,
             alerts="\n".join((absent | alerts).values()),
             trend=self._trends.replacing(ready.export.trend),
+            samples=FORGET_HISTORY,
         )
 
     async def erase(self, vehicle_id: str, asked: Precondition) -> bool:

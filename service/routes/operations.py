@@ -31,7 +31,9 @@ async def get_model(running: RunningDep) -> ModelInfo:
         config=asdict(config),
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
         channels=[asdict(channel) for channel in checkpoint.schema.channels],
-        bytes_per_vehicle=vehicle_bytes(checkpoint, settings.snapshot_every, settings.snapshot_dtype),
+        bytes_per_vehicle=vehicle_bytes(
+            checkpoint, settings.snapshot_every, settings.snapshot_dtype, running.engine.retention
+        ),
         provenance=checkpoint.provenance,
     )
 

@@ -16,6 +16,7 @@ from service.alerting.record import Record, field_of, read_record
 from service.alerts import AlertPolicy, Rule
 from service.engine import EngineOptions, StateEngine
 from service.head import Heads
+from service.history import Retention
 from service.journal import JournalLayout
 from service.metrics import Metrics
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples, Status
@@ -125,18 +126,27 @@ def worker(
     backend: str = "reference",
     durability: Durability = "everysec",
     clock: Callable[[], float] = time.time,
+    retention: Retention | None = None,
 ) -> Worker:
     """A new worker with an empty cache."""
     metrics = Metrics()
     entry_bytes = JournalLayout(checkpoint.config.d_input).dtype.itemsize
-    store = Store(url, PARTITIONS, 5.0, metrics.store_duration, entry_bytes=entry_bytes, durability=durability)
+    store = Store(
+        url,
+        PARTITIONS,
+        5.0,
+        metrics.store_duration,
+        entry_bytes=entry_bytes,
+        durability=durability,
+        retention=retention,
+    )
     engine = StateEngine(
         checkpoint,
         ModelRuntime(checkpoint, backend, n_slots),
         store,
         metrics,
         alerts or policy(),
-        EngineOptions(n_slots=n_slots, snapshot_every=snapshot_every),
+        EngineOptions(n_slots=n_slots, snapshot_every=snapshot_every, retention=retention),
         clock,
     )
     return Worker(checkpoint, engine, store, metrics)
