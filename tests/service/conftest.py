@@ -65,6 +65,7 @@ def besieged_service(
         body_timeout_s=BODY_S,
         max_body_bytes=1_000_000,
         max_inflight_bytes=8_000_000,
+        slots=600,
     )
     yield process.start()
     process.stop_if_running()
