@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.benchmarks import StepBenchmark, measure_step
+from service.benchmark.alerts import AlertOptions, measure_alerts
 from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
 from service.benchmark.lanes import LoadError
 from service.benchmark.processes import ProcessError
@@ -83,6 +84,37 @@ def ingest(
             raise typer.Exit(ANSWER_IS_NO) from error
     console.print(profile(report["rows"]), highlight=False, soft_wrap=True)
     console.print(figures(report["rows"]), highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(report)
+
+
+@app.command("alerts")
+def alerts(
+    vans: Annotated[int, typer.Option(min=1, max=1_000, help="Each sends one sample in every batch.")] = 240,
+    alerts_per_s: Annotated[float, typer.Option(min=0.1, help="Vans that fire beside the load.")] = 5.0,
+    listeners: Annotated[int, typer.Option(min=0, max=5_000, help="To GET /v1/alerts/stream.")] = 1_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 3,
+    round_s: Annotated[float, typer.Option(min=1.0, max=20.0, help="About how long a round lasts.")] = 5.0,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure the way from a sample to the webhook under load, and what listeners cost ingest.
+
+    Exit code 1 if a sample was not applied, an alert did not arrive or a listener did not hear what the others heard.
+    """
+    with refusing(ProcessError):
+        options = AlertOptions(vans, alerts_per_s, listeners, rounds, round_s)
+        try:
+            report = measure_alerts(options, lambda line: console.print(line, highlight=False))
+        except LoadError as error:
+            console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
+            raise typer.Exit(ANSWER_IS_NO) from error
+    for row in report["rows"]:
+        console.print(
+            f"{row['name']:<24} {row['value']:12,.1f} {row['unit']:<10} [{row['lo']:,.1f} to {row['hi']:,.1f}]"
+            f"  {' '.join(f'{name}={value}' for name, value in row['params'].items())}",
+            highlight=False,
+        )
     if as_json:
         print_json(report)
 
