@@ -99,7 +99,7 @@ async def get_alert(alert_id: AlertIdPath, running: RunningDep) -> Alert:
     return Alert(**(await find(running, alert_id))[0])
 
 
-@router.post("/v1/alerts/{alert_id}/ack", responses=problems(404, 409, 422, 503), summary="Acknowledge an alert")
+@router.post("/v1/alerts/{alert_id}/ack", responses=problems(400, 404, 409, 422, 503), summary="Acknowledge an alert")
 async def post_ack(alert_id: AlertIdPath, asked: NewAcknowledgement, running: RunningDep) -> Alert:
     """Say that somebody has taken the alert on. It goes on as it is; a second acknowledgement changes nothing.
 

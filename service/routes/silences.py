@@ -110,7 +110,7 @@ async def get_silences(
     return SilenceList(silences=[one for one in found if active is None or (one.state == "active") == active])
 
 
-@router.post("/v1/silences", status_code=201, responses=problems(409, 422, 503), summary="Silence alerts")
+@router.post("/v1/silences", status_code=201, responses=problems(400, 409, 422, 503), summary="Silence alerts")
 async def post_silence(asked: NewSilence, running: RunningDep) -> SilenceView:
     """Notify nobody about matching alerts for a while. Alerts go on; one that still fires at the end is notified then."""
     now_ms = round(1_000 * time.time())
