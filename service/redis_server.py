@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from service.redis_wire import Command, packed
@@ -54,8 +55,10 @@ class Server:
                         replies.append(await connection.read_response())
                     except ResponseError as error:
                         replies.append(error)
-            except BaseException:
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                if isinstance(error, RuntimeError):  # uvloop's word for a transport that was closed just now
+                    raise RedisConnectionError(f"{self.name} hung up") from error
                 raise
             if generation == self._generation:
                 self._idle.append(connection)
@@ -94,7 +97,8 @@ async def ready(connection: AbstractConnection) -> None:
     """Connect, or connect again if the other side has hung up meanwhile."""
     if connection.is_connected:
         try:
-            if not await connection.can_read():
+            # A reset that came while it was idle leaves no end of file behind, only a closed transport.
+            if not connection._writer.is_closing() and not await connection.can_read():  # type: ignore[union-attr]  # noqa: SLF001
                 return
         except (RedisError, OSError):
             pass
