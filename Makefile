@@ -36,7 +36,7 @@ format: $(INSTALLED)  ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (about eight minutes)
+bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (a minute)
 	$(BIN)/python loadtest/constant_cost.py --start-service
 
 programs:  # that some tests run; without one of them its tests are skipped, aloud
