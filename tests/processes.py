@@ -65,6 +65,7 @@ class ServiceProcess:
             "EMBERWATCH_PORT": str(self.port),
             "EMBERWATCH_STORE": store,
             "EMBERWATCH_DATA_DIR": str(folder / "data"),
+            "EMBERWATCH_TELEMETRY_ANOMALY": "false",  # the tests' made-up samples are an anomaly, and rightly so
             **{f"EMBERWATCH_{setting.upper()}": str(value) for setting, value in settings.items()},
             **(environment or {}),
         }

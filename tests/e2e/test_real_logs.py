@@ -57,7 +57,7 @@ def stream(url: str, vehicle: str, file: Path, layout: str) -> tuple[Tally, int]
 @pytest.fixture(scope="module")
 def streamed(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
     """Every row of every drive, as recorded, in arrays over HTTP; default settings, so the checkpoint's own threshold."""
-    service = ServiceProcess(tmp_path_factory.mktemp("real-logs")).start()
+    service = ServiceProcess(tmp_path_factory.mktemp("real-logs"), telemetry_anomaly=True).start()
     found = drives(real_data)
     try:
         with Client(service.url) as client, ThreadPoolExecutor(VEHICLES_AT_A_TIME) as pool:
