@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format bench chaos clean programs
+.PHONY: help install demo test test-gpu lint format bench chaos clean programs screenshots
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,13 +40,16 @@ bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of 
 	$(BIN)/python loadtest/constant_cost.py --start-service
 
 programs:  # that some tests run; without one of them its tests are skipped, aloud
-	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime prometheus-alertmanager:prometheus-alertmanager; do \
+	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime prometheus-alertmanager:prometheus-alertmanager chromium:chromium; do \
 		command -v $${pair%:*} >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${pair#*:} >/dev/null; } \
 		|| echo "$${pair%:*} is not installed and cannot be: its tests will be skipped (Debian: apt-get install $${pair#*:})"; done
 
 chaos: $(INSTALLED) programs  ## Run the chaos scenarios again and again (EMBERWATCH_CHAOS_ROUNDS, default 10)
 	EMBERWATCH_CHAOS_ROUNDS=$${EMBERWATCH_CHAOS_ROUNDS:-10} $(BIN)/python -m pytest tests/chaos
+
+screenshots: $(INSTALLED) programs  ## Take the page's pictures in docs/screenshots again
+	$(BIN)/python -m tests.e2e.screenshots
 
 clean:  ## Remove the environment and caches; the demo's data folder stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build

@@ -8,6 +8,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.dashboard.site import is_page
 from service.errors import ScopeMissing, ServiceError, Unauthenticated, problem_of
 from service.keys import ADMIN, ApiKey, KeyRing
 
@@ -19,7 +20,7 @@ REALM = 'Bearer realm="emberwatch"'
 
 def scope_of(method: str, path: str) -> str | None:
     """The scope that a call needs; None if it is open to everybody."""
-    if path in OPEN and method in READING:
+    if (path in OPEN or is_page(path)) and method in READING:
         return None
     if path.startswith("/debug/"):
         return ADMIN

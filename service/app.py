@@ -18,6 +18,7 @@ from model.scoring import ANOMALY_CRITICAL_ABOVE, ANOMALY_HIGHEST, ANOMALY_RESOL
 from service.access import Access
 from service.alerts import AlertPolicy
 from service.batcher import BATCHES_UNDER_WAY, MicroBatcher
+from service.dashboard.site import routes as dashboard_routes
 from service.decode import Decoder
 from service.delivery.delivery import Delivery
 from service.delivery.outbox import Outbox
@@ -27,6 +28,7 @@ from service.embedded_store import EmbeddedStore
 from service.engine import EngineOptions, StateEngine
 from service.errors import add_error_handlers
 from service.fleet_counts import FleetCounts
+from service.fleet_view import FleetView
 from service.history import HistoryLayout, Retention
 from service.hot_path import HotPath
 from service.http_metrics import HttpMetrics
@@ -37,9 +39,22 @@ from service.new_vehicles import HOUR_S, NewVehicles, VehicleRate
 from service.observation import observe_model, tracing_for
 from service.openapi import describe
 from service.overload import Budget, InFlight
+from service.pulse import Pulse
 from service.rate_limit import RedisHits, SampleRate, window_of
 from service.reorder import ReorderWindow, Submit
-from service.routes import alert_stream, alerts, debug, fleet, operations, silences, state, telemetry, trend, vehicles
+from service.routes import (
+    alert_stream,
+    alerts,
+    debug,
+    fleet,
+    operations,
+    overview,
+    silences,
+    state,
+    telemetry,
+    trend,
+    vehicles,
+)
 from service.same_origin import SameOrigin
 from service.settings import Settings, is_loopback, without_secrets
 from service.silences import Silences
@@ -119,6 +134,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(silences.router)
     app.include_router(operations.router)
     app.include_router(debug.router)
+    app.include_router(overview.router)
+    app.router.routes += dashboard_routes()
     document = describe(app, keys=ring is not None)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's way to say it
     return app
@@ -214,8 +231,27 @@ async def start(
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
+    fleet_view = FleetView(store, engine.layout, policy, settings.stale_after_s)
+    stack.push_async_callback(fleet_view.close)
+    facts = {"backend": runtime.backend, "device": runtime.device, "fingerprint": fingerprint}
+    pulse = Pulse(metrics, store, facts | {"slots_capacity": runtime.n_slots - 1})
+    await pulse.take()
+    await stack.enter_async_context(background(pulse.run))
     return Running(
-        settings, checkpoint, runtime, metrics, store, engine, batcher, decoder, submit, rate, door, delivery
+        settings,
+        checkpoint,
+        runtime,
+        metrics,
+        store,
+        engine,
+        batcher,
+        decoder,
+        submit,
+        rate,
+        door,
+        delivery,
+        fleet_view,
+        pulse,
     )
 
 

@@ -11,8 +11,10 @@ from service.batcher import MicroBatcher
 from service.decode import Decoder
 from service.delivery.delivery import Delivery
 from service.engine import StateEngine
+from service.fleet_view import FleetView
 from service.metrics import Metrics
 from service.new_vehicles import NewVehicles
+from service.pulse import Pulse
 from service.rate_limit import SampleRate
 from service.reorder import Submit
 from service.settings import Settings
@@ -35,6 +37,8 @@ class Running:
     sample_rate: SampleRate | None  # None: no limit
     new_vehicles: NewVehicles | None  # None: any may come
     delivery: Delivery
+    fleet_view: FleetView
+    pulse: Pulse
 
 
 async def get_running(request: Request) -> Running:

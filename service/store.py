@@ -289,6 +289,19 @@ class Store:
                 "list[bytes | None]", await self._link.pipeline([("GET", self._keys(v).head) for v in vehicle_ids])
             )
 
+    async def most_at_risk(self, limit: int) -> list[list[bytes]]:
+        """Of each partition the ids of the vehicles of the highest risk, at most so many of each."""
+        async with self._timed("list"):
+            return await self._link.pipeline(
+                [("ZREVRANGE", partition_keys(p).risks, 0, limit - 1) for p in range(self._partitions)]
+            )
+
+    async def heads_together(self, vehicle_ids: Sequence[bytes]) -> list[bytes | None]:
+        """Heads of vehicles that are all in one partition, read at one moment."""
+        async with self._timed("heads"):
+            keys = [self._keys(vehicle_id.decode()).head for vehicle_id in vehicle_ids]
+            return cast("list[bytes | None]", (await self._link.pipeline([("MGET", *keys)]))[0])
+
     async def version(self, vehicle_id: str) -> bytes:
         """The version of a vehicle as it is now."""
         found = await self.versions([vehicle_id])

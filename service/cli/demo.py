@@ -91,6 +91,7 @@ def greet(url: str, client: Client) -> None:
     model = client.get("/v1/model")
     console.print(f"[bold]Emberwatch is running[/bold] at {url} (backend {model['backend']})")
     for what, path in (
+        ("page", "/dashboard/"),
         ("API", "/docs"),
         ("vehicles", "/v1/vehicles"),
         ("alerts", "/v1/alerts"),

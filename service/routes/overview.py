@@ -1,0 +1,84 @@
+"""What a page over the whole fleet asks for again and again: `GET /v1/fleet` and `GET /v1/service`, both shared by all who ask."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from service.deps import RunningDep
+from service.routes.schemas import problems
+from service.routes.state import ETAG_HEADER, IfNotKnown, entity_tags
+
+router = APIRouter(tags=["overview"])
+
+
+class FleetColumns(BaseModel):
+    """One entry per vehicle, the highest risk first."""
+
+    vehicle_id: list[str]
+    phase: list[str] = Field(description="of its thermal_risk alert")
+    anomaly: list[str] = Field(description="phase of its telemetry_anomaly alert")
+    risk: list[float | None]
+    surprise: list[float | None]
+    last_ts_ms: list[int] = Field(description="time of its last sample; 0 before the first")
+    heard_ms: list[int] = Field(description="when that sample came, by the clock of the worker that took it")
+    warming_up: list[bool]
+    latitude: list[float | None]
+    longitude: list[float | None]
+
+
+class Fleet(BaseModel):
+    """The fleet as it was at most a few seconds ago."""
+
+    n_vehicles: int = Field(description="there are; only the 20,000 of the highest risk are listed")
+    threshold: float
+    resolve_threshold: float
+    stale_after_s: float
+    refresh_s: float = Field(description="asking more often than this brings nothing new")
+    columns: FleetColumns
+
+
+class ServiceHealth(BaseModel):
+    """How the worker that answered fares."""
+
+    worker: str
+    version: str
+    started_ms: int
+    every_s: float = Field(description="between two readings")
+    backend: str
+    device: str
+    fingerprint: str
+    slots_capacity: int
+    store: dict[str, Any] = Field(description="`ok`, and the `reason` where it is not")
+    now: dict[str, float | None]
+    history: dict[str, list[float | None]] = Field(
+        description="the readings of the last quarter of an hour, oldest first"
+    )
+
+
+@router.get(
+    "/v1/fleet",
+    response_model=Fleet,
+    responses={
+        200: {"description": "gzip where it is accepted", "headers": ETAG_HEADER},
+        304: {"description": "nothing has changed since", "headers": ETAG_HEADER},
+        **problems(503),
+    },
+    summary="The whole fleet in columns",
+)
+async def get_fleet(request: Request, running: RunningDep, if_none_match: IfNotKnown = None) -> Response:
+    """Status, risk, position and last sign of life of every vehicle. Made once for all who ask, every two seconds at most."""
+    document = await running.fleet_view.document()
+    headers = {"ETag": document.etag, "Vary": "Accept-Encoding", "Cache-Control": "no-cache"}
+    if if_none_match is not None and entity_tags(if_none_match) & {document.etag, "*"}:
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(document.packed, media_type="application/json", headers=headers)
+    return Response(document.body, media_type="application/json", headers=headers)
+
+
+@router.get("/v1/service", response_model=ServiceHealth, summary="How the service fares")
+async def get_service(running: RunningDep) -> Response:
+    """Rates, latencies and the store's answer over the last quarter of an hour, of the worker that answers. Asks nothing of the store."""
+    return Response(running.pulse.document, media_type="application/json", headers={"Cache-Control": "no-cache"})
