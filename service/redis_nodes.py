@@ -235,6 +235,6 @@ def slot_map(reply: list[Any], asked: str) -> SlotMap:
 
 def first_key(command: Command) -> bytes:
     """The key that decides where a command goes."""
-    at = {"EVAL": 3, "EVALSHA": 3, "MEMORY": 2}.get(command[0], 1)
+    at = {"EVAL": 3, "EVALSHA": 3, "MEMORY": 2, "XGROUP": 2}.get(command[0], 1)
     key = command[at]
     return key if isinstance(key, bytes) else str(key).encode()

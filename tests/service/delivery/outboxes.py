@@ -37,7 +37,7 @@ def alert(vehicle: str, transition: str = "firing", n: int = 0, *, episode: int 
     } | more  # fmt: skip
 
 
-def commit(client: "redis.Redis", *records: dict[str, Any], partitions: int = PARTITIONS) -> None:
+def commit(client: "redis.Redis | redis.RedisCluster", *records: dict[str, Any], partitions: int = PARTITIONS) -> None:
     """What commit.lua does with alerts that are news."""
     for record in records:
         keys, text = partition_keys(partition_for(record, partitions)), json.dumps(record)
