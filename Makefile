@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format bench chaos clean programs screenshots
+.PHONY: help install demo test test-gpu lint format bench chaos clean docs audit programs screenshots
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,11 +39,20 @@ format: $(INSTALLED)  ## Rewrite the code in the project's format
 bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (a minute)
 	$(BIN)/python loadtest/constant_cost.py --start-service
 
-programs:  # that some tests run; without one of them its tests are skipped, aloud
+docs: $(INSTALLED)  ## Build the documents as a site, in .emberwatch/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+audit: $(INSTALLED)  ## Ask for known vulnerabilities of what is pinned (needs the internet)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+programs: $(INSTALLED)  # that some tests run; without one of them its tests are skipped, aloud
 	@for pair in promtool:prometheus haproxy:haproxy faketime:faketime prometheus-alertmanager:prometheus-alertmanager chromium:chromium; do \
 		command -v $${pair%:*} >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${pair#*:} >/dev/null; } \
 		|| echo "$${pair%:*} is not installed and cannot be: its tests will be skipped (Debian: apt-get install $${pair#*:})"; done
+	@[ -x $(BIN)/helm ] || command -v helm >/dev/null || $(BIN)/python deploy/helm/install_helm.py \
+		|| echo "helm is not installed and cannot be: its tests will be skipped"
 
 chaos: $(INSTALLED) programs  ## Run the chaos scenarios again and again (EMBERWATCH_CHAOS_ROUNDS, default 10)
 	EMBERWATCH_CHAOS_ROUNDS=$${EMBERWATCH_CHAOS_ROUNDS:-10} $(BIN)/python -m pytest tests/chaos

@@ -112,6 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Emberwatch", version=version("emberwatch"), description=DESCRIPTION, lifespan=lifespan)
     app.state.metrics = metrics
+    app.state.draining = False
     hot = [telemetry.router(checkpoint.schema), fleet.router(checkpoint.schema)]
     routes = [route for router in hot for route in router.routes if isinstance(route, APIRoute)]
     app.add_middleware(HotPath, routes=routes)

@@ -86,6 +86,12 @@ class InvalidSample(ServiceError):
     status, kind = 422, "invalid-sample"
 
 
+class Draining(ServiceError):
+    """The worker was asked to stop and serves what still comes. 404: what a load balancer reads as "no more of these"."""
+
+    status, kind = 404, "draining"
+
+
 class Busy(ServiceError):
     """What may be done by one at a time is being done by somebody else."""
 

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(4_096, ge=1, description="connections; the one longest waited for makes room")
     head_timeout_s: float = Field(10.0, gt=0, description="for the head of a request to arrive")
     keep_alive_s: int = Field(75, ge=1, description="an idle connection stays open; vans send every five seconds")
+    drain_s: float = Field(
+        0.0, ge=0, description="asked to stop, serve on for so long while /readyz says no; 5 behind a balancer"
+    )
     body_timeout_s: float = Field(30.0, gt=0, description="for the body of a request to arrive")
     alert_threshold: float | None = Field(None, gt=0, lt=1, description="risk that raises; default: the checkpoint's")
     resolve_threshold: float | None = Field(None, gt=0, lt=1, description="risk that resolves; default: checkpoint's")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from model.checkpoint import CheckpointError
 from model.runtime import BackendUnavailableError
 from service.app import create_app
+from service.cli.draining import run
 from service.cli.output import print_json, refusing
 from service.connections import Connections, guarded
 from service.delivery.sinks_file import read_sinks, shown
@@ -52,7 +53,7 @@ def serve(
     # uvicorn raises the signal that stopped it once more when it is done; a clean stop is exit code 0 all the same.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -63,6 +64,7 @@ def serve(
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=settings.keep_alive_s,
     )
+    run(app, settings.drain_s, config)
 
 
 def connections_of(settings: Settings, metrics: Metrics) -> Connections:

@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.alerting.record import number_or_none
 from service.alerts import AlertPolicy, Rule
 from service.deps import RunningDep
+from service.errors import Draining
 from service.routes.schemas import Health, ModelInfo, problems
 from service.vehicle_bytes import vehicle_bytes
 
@@ -51,9 +52,14 @@ async def livez() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses=problems(503), summary="Can it take samples")
-async def readyz(running: RunningDep) -> Health:
-    """The store answers and batches are served; the kernel was warmed up before the first request could come in."""
+@router.get("/readyz", responses=problems(404, 503), summary="Can it take samples")
+async def readyz(request: Request, running: RunningDep) -> Health:
+    """The store answers and batches are served; the kernel was warmed up before the first request could come in.
+
+    404 when it was asked to stop: what comes now is still served, but the next request should go to another worker.
+    """
+    if request.app.state.draining:
+        raise Draining("asked to stop; send to another worker")
     running.batcher.check()
     await running.store.ping()
     return Health()
