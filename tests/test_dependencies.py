@@ -64,4 +64,6 @@ def test_every_dependency_is_used() -> None:
             continue
         module = re.escape(MODULES.get(package, package.replace("-", "_")))
         where = product + code["tests"] if extra in {"dev", "peers"} else product
-        assert re.search(rf"^\s*(import|from) {module}\b", where, re.MULTILINE), f"{package} is imported nowhere"
+        assert re.search(rf"^\s*(import|from) {module}\b|importorskip\(\"{module}\b", where, re.MULTILINE), (
+            f"{package} is imported nowhere"
+        )
