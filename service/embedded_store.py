@@ -70,10 +70,18 @@ class EmbeddedStore:
         return socket_answers(self._registry)
 
     def restart(self) -> None:
-        """Start Valkey again after it died, on the same socket. May be tried again when it raises what `start` raises."""
+        """Start Valkey again after it died, on the same socket. May be tried again when it raises what `start` raises.
+
+        Raises:
+            FileNotFoundError: the data folder is gone: an empty store must not silently take its place.
+        """
         with self._lock:
             if self._stopped:
                 return
+            if not self._folder.is_dir():
+                raise FileNotFoundError(
+                    f"{self._folder} is gone, and the vehicles' states with it: put it back, or restart the service to begin anew"
+                )
             logger.error("embedded store died, starting it again", folder=str(self._folder))
             if self._server is not None:
                 self._disown()

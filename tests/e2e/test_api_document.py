@@ -61,11 +61,11 @@ def test_the_limits_are_as_documented() -> None:
     settings = Settings()
     table = TEXT.split("## Limits")[1].split("##")[0]
     names = {name.lower() for name in re.findall(r"`([A-Z_]{6,})`", table)}
-    assert len(names) == 12
+    assert len(names) == 14
     assert names <= set(Settings.model_fields)
     for name, shown in (
         ("max_body_bytes", "16 MiB"), ("max_inflight_bytes", "256 MiB"), ("max_samples_per_request", "40,000"),
-        ("max_vehicles_per_request", "20,000"), ("max_queue", "65,536"), ("max_inflight_requests", "2,048"),
+        ("max_vehicles_per_request", "20,000"), ("max_vehicles", "100,000"), ("max_queue", "65,536"), ("max_inflight_requests", "2,048"),
         ("max_connections", "4,096"), ("head_timeout_s", "10 s"), ("body_timeout_s", "30 s"), ("keep_alive_s", "75 s"),
     ):  # fmt: skip
         value = getattr(settings, name)

@@ -90,3 +90,23 @@ def test_a_stopped_store_is_not_started_again(tmp_path: Path) -> None:
     store.stop()
     store.restart()
     assert not store.alive()
+
+
+def test_an_empty_store_does_not_take_the_place_of_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """Refused with the reason, nothing is started, and a folder that is put back serves its data again."""
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    store = EmbeddedStore(folder)
+    url = store.start()
+    try:
+        write(url, "a")
+        kill(store, url)
+        folder.rename(elsewhere)
+        with pytest.raises(FileNotFoundError, match="put it back"):
+            store.restart()
+        assert not folder.exists()
+        elsewhere.rename(folder)
+        store.restart()
+        with redis.Redis.from_url(url) as client:
+            assert client.exists("a")
+    finally:
+        store.stop()
