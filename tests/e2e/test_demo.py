@@ -1,6 +1,7 @@
 """`emberwatch demo` and the other commands as their users run them."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_the_demo_streams_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
 
     def applied() -> bool:
         try:
-            return 'samples_total{status="applied"}' in httpx.get(f"{url}/metrics").text
+            return re.search(r'samples_total\{status="applied"\} [1-9]', httpx.get(f"{url}/metrics").text) is not None
         except httpx.TransportError:
             return False
 
