@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.deps import RunningDep
-from service.routes.schemas import problems
+from service.routes.schemas import example, problems
 from service.routes.state import ETAG_HEADER, IfNotKnown, entity_tags
 
 router = APIRouter(tags=["overview"])
@@ -30,6 +30,28 @@ class FleetColumns(BaseModel):
 class Fleet(BaseModel):
     """The fleet as it was at most a few seconds ago."""
 
+    model_config = example(
+        {
+            "n_vehicles": 1,
+            "threshold": 0.479,
+            "resolve_threshold": 0.2395,
+            "stale_after_s": 300.0,
+            "refresh_s": 2.0,
+            "columns": {
+                "vehicle_id": ["van-1"],
+                "phase": ["firing"],
+                "anomaly": ["inactive"],
+                "risk": [0.92],
+                "surprise": [-2.4],
+                "last_ts_ms": [1_789_372_805_000],
+                "heard_ms": [1_789_372_805_210],
+                "warming_up": [False],
+                "latitude": [48.1374],
+                "longitude": [11.5755],
+            },
+        }
+    )
+
     n_vehicles: int = Field(description="there are; only the 20,000 of the highest risk are listed")
     threshold: float
     resolve_threshold: float
@@ -40,6 +62,27 @@ class Fleet(BaseModel):
 
 class ServiceHealth(BaseModel):
     """How the worker that answered fares."""
+
+    model_config = example(
+        {
+            "worker": "box-1:4711",
+            "version": "0.1.0",
+            "started_ms": 1_789_372_000_000,
+            "every_s": 5.0,
+            "backend": "cpu",
+            "device": "cpu",
+            "fingerprint": "8e781c05285bafdca3505df1b1b55c8d",
+            "slots_capacity": 7_653,
+            "store": {"ok": True, "reason": None},
+            "now": {"ts_ms": 1_789_372_805_000, "store_ms": 0.4, "applied_per_s": 48.0, "http_p99_ms": 11.2},
+            "history": {
+                "ts_ms": [1_789_372_805_000],
+                "store_ms": [0.4],
+                "applied_per_s": [48.0],
+                "http_p99_ms": [11.2],
+            },
+        }
+    )
 
     worker: str
     version: str

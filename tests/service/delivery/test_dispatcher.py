@@ -319,7 +319,7 @@ def test_what_a_commit_cuts_off_is_counted(store: "redis.Redis", url: str) -> No
         line = f"+{field} firing:warning {json.dumps(record | {'updated_ms': i})}"
         won = script(
             keys=[*keys[:6], at.head, at.journal, at.head, at.head],
-            args=[100, 8, 16, 8, 1, "van-1", heads[i % 2][:8], heads[i % 2], b"", b"", b"", 0, line],
+            args=[100, 8, 16, 8, 1, "", 0, 0, 0, "van-1", heads[i % 2][:8], heads[i % 2], b"", b"", b"", 0, line],
         )
         assert won[0] >= 1
 
