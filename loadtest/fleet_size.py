@@ -172,13 +172,15 @@ def memory_rows(store: "redis.Redis", empty: int, fleet: Fleet, params: Row, n_v
     stated = fleet.http.get("/v1/model").json()["bytes_per_vehicle"]
     used = (store.info("memory")["used_memory"] - empty) / n_vans
     yield row("store_bytes_per_vehicle", params, used, "B", floor=stated["total_in_store"])
-    kinds: dict[str, list[int]] = {"head": [], "journal": [], "snap": []}
+    kinds: dict[str, list[int]] = {"head": [], "journal": [], "snap": [], "trend": []}
     for key in store.scan_iter("*:v:*", count=1_000):
         sizes = kinds[key.decode().split(":v:")[1].split(":")[1]]
         sizes.append(store.memory_usage(key) or 0)
         if min(map(len, kinds.values())) >= LOOKED_AT:
             break
     for kind, sizes in kinds.items():
+        if not sizes:  # a trend begins with its first full bin
+            continue
         name = "snapshot" if kind == "snap" else kind
         yield row(f"store_bytes_of_{name}", params, statistics.median(sizes), "B", floor=stated[name])
 
