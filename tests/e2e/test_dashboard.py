@@ -181,6 +181,7 @@ def test_a_store_that_is_gone_is_said_plainly_and_so_is_its_return(
     page.get_by_role("link", name=re.compile("^van-back,")).wait_for()
 
 
+@pytest.mark.usefixtures("service")  # whose fleet is in the store
 def test_with_keys_the_page_asks_for_one_and_keeps_it_out_of_addresses(
     chrome: Any, valkey: ValkeyProcess, tmp_path: Path
 ) -> None:

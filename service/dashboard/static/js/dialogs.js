@@ -20,16 +20,20 @@ export function ask(heading, action, ...content) {
   });
 }
 
-let asking = false;
+let told = null; // the paragraph of the open dialog
 
+// Requests that were under way are refused too, in any order: the open dialog says what was said last.
 export async function signIn(reason) {
-  if (asking) return;
-  asking = true;
-  const form = await ask("Sign in", "Use this key",
-    el("p", {}, reason || "This service asks for an API key."),
+  const why = reason || "This service asks for an API key.";
+  if (told) {
+    told.textContent = why;
+    return;
+  }
+  told = el("p", {}, why);
+  const form = await ask("Sign in", "Use this key", told,
     el("label", {}, "API key", el("input", { name: "key", type: "password", required: true, autocomplete: "current-password", placeholder: "ew_…" })),
     el("p", { class: "muted small" }, "A key with scope read is needed to look, admin to acknowledge and silence. It stays in this tab until you close it."));
-  asking = false;
+  told = null;
   if (!form) return;
   useKey(form.get("key").trim());
   again();
