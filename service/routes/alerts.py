@@ -1,7 +1,5 @@
 """`/v1/alerts`: the last alert of each vehicle and rule."""
 
-import base64
-import binascii
 import fnmatch
 import time
 from typing import Annotated
@@ -15,6 +13,7 @@ from service.alerting.schemas import Alert, AlertList, PhaseName, RuleName, Seve
 from service.alerting.stored import StoredAlerts
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, StoreUnavailable
+from service.routes.cursor import InvalidCursor, decode_cursor, encode_cursor
 from service.routes.schemas import problems
 
 logger = structlog.get_logger(__name__)
@@ -51,12 +50,6 @@ class NewAcknowledgement(BaseModel):
     )
 
 
-class InvalidCursor(ServiceError):
-    """The cursor is not one that this list gave out."""
-
-    status, kind = 422, "invalid-parameter"
-
-
 @router.get("/v1/alerts", responses=problems(422, 503), summary="List alerts")
 async def get_alerts(
     running: RunningDep,
@@ -71,7 +64,7 @@ async def get_alerts(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> AlertList:
     """The last alert of each vehicle and rule, the latest change first; a pending one may still lapse."""
-    after = None if cursor is None else decode_cursor(cursor)
+    after = None if cursor is None else place_named_by(cursor)
     only_open = phase is not None and "resolved" not in phase
     stored = await (running.store.open_alerts() if only_open else running.store.alerts())
     chosen = [
@@ -89,7 +82,7 @@ async def get_alerts(
     more = len(page) > limit
     return AlertList(
         alerts=[Alert(**record) for record in page[:limit]],
-        next_cursor=encode_cursor(place_in_list(page[limit - 1])) if more else None,
+        next_cursor=encode_cursor(*place_in_list(page[limit - 1])) if more else None,
     )
 
 
@@ -141,19 +134,10 @@ def place_in_list(record: Record) -> Place:
     return int(record["updated_ms"]), str(record["id"])
 
 
-def encode_cursor(place: Place) -> str:
-    """Where a page ended, opaque to callers."""
-    return base64.urlsafe_b64encode(f"{place[0]} {place[1]}".encode()).decode()
-
-
-def decode_cursor(cursor: str) -> Place:
-    """Inverse of `encode_cursor`.
-
-    Raises:
-        InvalidCursor: it did not come from there.
-    """
+def place_named_by(cursor: str) -> Place:
+    """Where a page ended. Raises InvalidCursor."""
+    updated_ms, name = decode_cursor(cursor)
     try:
-        updated_ms, name = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ", 1)
         return int(updated_ms), name
-    except (ValueError, binascii.Error) as error:
-        raise InvalidCursor("cursor: is not one that this list gave out") from error
+    except ValueError as error:
+        raise InvalidCursor from error

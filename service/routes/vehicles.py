@@ -1,7 +1,5 @@
 """Vehicles: sessions, status and list. Everything is read from the store, not the cache."""
 
-import base64
-import binascii
 import math
 import re
 from typing import Annotated
@@ -13,19 +11,14 @@ from numpy.typing import NDArray
 from service.alerts import Rule
 from service.decode_columns import VEHICLE_ID_PATTERN
 from service.deps import Running, RunningDep
-from service.errors import ServiceError, UnknownVehicle
+from service.errors import UnknownVehicle
 from service.ranking import Ranked
+from service.routes.cursor import InvalidCursor, decode_cursor, encode_cursor
 from service.routes.schemas import AlertPhase, Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
 from service.samples import NO_SEQ
 
 router = APIRouter(tags=["vehicles"])
-
-
-class InvalidCursor(ServiceError):
-    """The cursor is not one that this list gave out."""
-
-    status, kind = 422, "invalid-parameter"
 
 
 @router.post(
@@ -43,7 +36,7 @@ async def get_vehicles(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> VehicleList:
     """Vehicles from the highest risk down. The order is that of the moment each page is read."""
-    ranked = await running.store.vehicles_by_risk(limit, None if cursor is None else decode_cursor(cursor))
+    ranked = await running.store.vehicles_by_risk(limit, None if cursor is None else place_named_by(cursor))
     heads = await running.store.heads([vehicle.vehicle_id for vehicle in ranked])
     return VehicleList(
         vehicles=[
@@ -51,7 +44,7 @@ async def get_vehicles(
             for vehicle, head in zip(ranked, heads, strict=True)
             if head is not None
         ],
-        next_cursor=encode_cursor(ranked[-1]) if len(ranked) == limit else None,
+        next_cursor=encode_cursor(ranked[-1].risk, ranked[-1].vehicle_id) if len(ranked) == limit else None,
     )
 
 
@@ -109,22 +102,13 @@ def position(kalman: NDArray[np.void] | np.void) -> Position | None:
     return Position(latitude=round(float(kalman["latitude"]), 6), longitude=round(float(kalman["longitude"]), 6))
 
 
-def encode_cursor(vehicle: Ranked) -> str:
-    """Where a page ended, opaque to callers."""
-    return base64.urlsafe_b64encode(f"{vehicle.risk!r} {vehicle.vehicle_id}".encode()).decode()
-
-
-def decode_cursor(cursor: str) -> Ranked:
-    """Inverse of `encode_cursor`.
-
-    Raises:
-        InvalidCursor: it did not come from there.
-    """
+def place_named_by(cursor: str) -> Ranked:
+    """Where a page ended. Raises InvalidCursor."""
+    risk, vehicle_id = decode_cursor(cursor)
     try:
-        risk, vehicle_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ", 1)
         ranked = Ranked(float(risk), vehicle_id)
-    except (ValueError, binascii.Error) as error:
-        raise InvalidCursor("cursor: is not one that this list gave out") from error
+    except ValueError as error:
+        raise InvalidCursor from error
     if not math.isfinite(ranked.risk) or not re.fullmatch(VEHICLE_ID_PATTERN, vehicle_id):
-        raise InvalidCursor("cursor: is not one that this list gave out")
+        raise InvalidCursor
     return ranked
