@@ -1,6 +1,6 @@
 """States from histories: a vehicle whose state another model made, or that is damaged, is scanned again from what it sent.
 
-48 hours are a second of work, so it is done in the background, one vehicle after the other, in slices between which batches of
+48 hours are about a second of work (an estimate), so it is done in the background, one vehicle after the other, in slices between which batches of
 others get their turn at the processor. Until it is done the vehicle's samples are deferred. The state is written to the store with
 the vehicle's next sample; a worker that loads it before scans again.
 """
