@@ -40,7 +40,7 @@ def check_scan(
     """Outputs, last state and all gradients of one case, through views of the leaves as in the network."""
     d_inner, d_state = operands["A"].shape
     leaves = {name: t for name, t in operands.items() if name != "ratio" and (from_state or name != "ssm_state")}
-    d_out = torch.randn_like(operands["dt_raw"], dtype=torch.float32)
+    d_out = torch.randn_like(operands["dt_raw"])  # in the dtype of `out`: the truth starts from the same numbers
     d_last = torch.randn_like(operands["ssm_state"])
     results = []
     for truth in (False, True):
