@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from model.evaluation.rows import Row
+from model.evaluation.figure_row import Row
 
 COMPARED = ("auroc", "auprc", "f2", "event_recall", "false_alarms_per_vehicle_day", "lead_time_median", "ece")
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import SHIPPED, Checkpoint, CheckpointError, load_checkpoint
-from model.evaluation.markdown import MAIN, MORE, TARGETS, Table, table, verdict
+from model.evaluation.markdown import MAIN, MORE, TARGETS, Table, verdict
 from model.evaluation.registry import PRODUCT
 from model.evaluation.report import ReportError
+from model.evaluation.tables import table
 
 CARD = "MODEL_CARD.md"
 MARKS = {

@@ -1,13 +1,14 @@
 """The report as a page: tables, the targets met and missed, and the plots."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.evaluation.evaluate import Evaluation
+from model.evaluation.figure_row import Row
 from model.evaluation.registry import NEURAL, PRODUCT
-from model.evaluation.rows import Row
+from model.evaluation.tables import shown, table
 
 MAIN = {
     "auroc": "AUROC",
@@ -26,7 +27,6 @@ MORE = {
     "event_recall_within_horizon": "events caught by an alert of the last 2 h",
 }
 BY_FAULT = ("event_recall", "lead_time_median", "false_alarms_per_vehicle_day", "auroc")
-DIGITS = {"lead_time_median": 0, "auroc": 4, "brier": 5, "ece": 5, "ece_equal_mass": 5}
 
 
 class Table:
@@ -47,23 +47,6 @@ class Table:
         """Figure and interval, or a dash."""
         row = self.find(name, **params)
         return "-" if row is None else shown(row)
-
-
-def shown(row: Row) -> str:
-    """A figure with its interval."""
-    digits = DIGITS.get(row["name"], 3)
-    if row["value"] is None:
-        return "-"
-    if row.get("lo") is None:
-        return f"{row['value']:.{digits}f}"
-    return f"{row['value']:.{digits}f} ({row['lo']:.{digits}f} to {row['hi']:.{digits}f})"
-
-
-def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from model.evaluation.drawing import colour, legend, save
 from model.evaluation.evaluate import Evaluation, Judged
 from model.evaluation.examples import Example
 from model.evaluation.histogram import PER_LOGIT, bin_risks
@@ -20,18 +16,6 @@ from model.evaluation.registry import PRODUCT
 from model.evaluation.summary import Summary
 from model.scoring import Calibration
 
-mpl.rcParams.update(
-    {"svg.hashsalt": "emberwatch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-)
-COLOURS = {
-    "mamba": "#d9480f",
-    "temperature_rule": "#868e96",
-    "gaussian": "#1098ad",
-    "lightgbm": "#2f9e44",
-    "lstm": "#1971c2",
-    "transformer": "#7048e8",
-    "oracle": "#212529",
-}
 POINTS = 300  # of a curve or trace: more cannot be seen
 LEAST_RISK = 1e-4  # where logarithmic axes begin
 LEAST_INSTANTS = 200  # of a bin of the reliability plot
@@ -54,22 +38,6 @@ def draw_all(evaluation: Evaluation, shown: Sequence[Example], folder: Path) -> 
     return paths
 
 
-def _colour(model: str) -> str:
-    return COLOURS.get(model, "#e8590c")
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    # Without a date, so that the same figures give the same file.
-    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    plt.close(figure)
-    return path
-
-
 def _reliability(parts: Sequence[Judged], path: Path) -> Path:
     """Observed share of positives against mean risk: bins of equal width, and on a log scale bins of half a logit."""
     figure, (linear, log) = plt.subplots(1, 2, figsize=(8.0, 3.8), gridspec_kw={"wspace": 0.3})
@@ -80,12 +48,12 @@ def _reliability(parts: Sequence[Judged], path: Path) -> Path:
             groups = every[every[:, 0] >= LEAST_INSTANTS]
             axes.plot(
                 groups[:, 1] / groups[:, 0], groups[:, 2] / groups[:, 0], "o-", ms=3, lw=1,
-                color=_colour(part.model), label=part.model,
+                color=colour(part.model), label=part.model,
             )  # fmt: skip
     linear.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean risk of the bin", ylabel="share of instants with an event in 2 h")
     log.set(xscale="log", yscale="log", xlim=(LEAST_RISK, 1), ylim=(LEAST_RISK, 1), xlabel="mean risk of the bin")
-    _legend(linear)
-    return _save(figure, path)
+    legend(linear)
+    return save(figure, path)
 
 
 def half_logits(summary: Summary) -> Floats:
@@ -109,10 +77,10 @@ def _precision_recall(parts: Sequence[Judged], path: Path) -> Path:
         recall, precision = precision_recall(part.summary)
         # Thinned evenly in recall.
         kept = np.unique(np.searchsorted(recall, np.linspace(0, recall[-1], POINTS)).clip(max=len(recall) - 1))
-        axes.plot(recall[kept], precision[kept], lw=1.2, color=_colour(part.model), label=part.model)
+        axes.plot(recall[kept], precision[kept], lw=1.2, color=colour(part.model), label=part.model)
     axes.set(xlabel="recall (instants)", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
-    _legend(axes)
-    return _save(figure, path)
+    legend(axes)
+    return save(figure, path)
 
 
 def _lead_times(parts: Sequence[Judged], path: Path) -> Path:
@@ -123,11 +91,11 @@ def _lead_times(parts: Sequence[Judged], path: Path) -> Path:
         lead = np.sort(np.nan_to_num(part.summary.lead_min, nan=-1.0))
         if len(lead):
             share = 1.0 - np.searchsorted(lead, minutes, side="left") / len(lead)
-            axes.plot(minutes, share, lw=1.2, color=_colour(part.model), label=part.model)
+            axes.plot(minutes, share, lw=1.2, color=colour(part.model), label=part.model)
     axes.axvline(45, color="#ced4da", lw=1)
     axes.set(xlabel="lead time, minutes", ylabel="share of events caught at least so early", xlim=(0, 240), ylim=(0, 1))
-    _legend(axes)
-    return _save(figure, path)
+    legend(axes)
+    return save(figure, path)
 
 
 def _examples(shown: Sequence[Example], calibration: Calibration, path: Path) -> Path:
@@ -141,13 +109,13 @@ def _examples(shown: Sequence[Example], calibration: Calibration, path: Path) ->
     grid[0, 0].set_ylabel("risk")
     grid[1, 0].set_ylabel("measured, degC")
     grid[1, 0].legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_risk(axes: Axes, example: Example, hours: Floats, calibration: Calibration) -> None:
     step = max(1, len(hours) // POINTS)
     peaks = np.maximum.reduceat(example.risk, np.arange(0, len(hours), step))  # thinning must not hide a peak
-    axes.plot(*_broken(hours[::step], np.maximum(peaks, LEAST_RISK)), lw=1, color=_colour(PRODUCT))
+    axes.plot(*_broken(hours[::step], np.maximum(peaks, LEAST_RISK)), lw=1, color=colour(PRODUCT))
     axes.axhline(calibration.alert_threshold, color="#868e96", lw=0.8, ls="--")
     axes.axhline(calibration.resolve_threshold, color="#868e96", lw=0.8, ls=":")
     for event_ms in example.events_ms:
@@ -160,8 +128,8 @@ def _draw_risk(axes: Axes, example: Example, hours: Floats, calibration: Calibra
 
 def _draw_temperatures(axes: Axes, example: Example, hours: Floats) -> None:
     kept = np.unique(np.linspace(0, len(hours) - 1, POINTS).astype(np.int64))
-    for values, colour, label in ((example.motor_c, "#495057", "motor"), (example.pack_c, "#1971c2", "pack")):
-        axes.plot(*_broken(hours[kept], values[kept].astype(np.float64)), lw=1, color=colour, label=label)
+    for values, shade, label in ((example.motor_c, "#495057", "motor"), (example.pack_c, "#1971c2", "pack")):
+        axes.plot(*_broken(hours[kept], values[kept].astype(np.float64)), lw=1, color=shade, label=label)
     for event_ms in example.events_ms:
         axes.axvline((event_ms - example.at_ms) / 3_600_000, color="#c92a2a", lw=1)
     axes.set_xlabel("hours from the event" if example.kind != "false alarm" else "hours from the alarm")

@@ -1,20 +1,20 @@
 """The report on disk: report.json for programs, report.md and plots for people, and the same page inside the docs."""
 
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.evaluation.document import provenance, write_json
 from model.evaluation.evaluate import Evaluation
 from model.evaluation.examples import Example
+from model.evaluation.figure_row import Row
 from model.evaluation.markdown import page
 from model.evaluation.plots import draw_all
-from model.evaluation.rows import Row, rows_of
+from model.evaluation.rows import rows_of
 from model.scoring import Calibration
 
 BEGIN = "<!-- report: written by emberwatch evaluate -->"
@@ -34,25 +34,11 @@ class Published:
     fingerprints: Mapping[str, str]
 
 
-def this_commit() -> str:
-    """The commit at work, with a mark when the tree differs from it; 'unknown' outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def document(evaluation: Evaluation, command: str, device: torch.device) -> dict[str, Any]:
     """The whole of report.json."""
     plan = evaluation.plan
     return {
-        "commit": this_commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "command": command,
+        **provenance(command, device),
         "fleets": {
             plan.split: asdict(plan.fleet),
             **({"validation": asdict(plan.validation)} if plan.validation is not None else {}),
@@ -63,13 +49,6 @@ def document(evaluation: Evaluation, command: str, device: torch.device) -> dict
         "operating_points": {model: asdict(point) for model, point in evaluation.calibrations.items()},
         "rows": rows_of(evaluation),
     }
-
-
-def write_json(data: dict[str, Any], file: Path) -> None:
-    """One row a line, so that a changed figure is a changed line."""
-    rows = ",\n".join("  " + json.dumps(row) for row in data["rows"])
-    rest = json.dumps({key: value for key, value in data.items() if key != "rows"}, indent=1)
-    file.write_text(f'{rest[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
 
 
 def write_report(evaluation: Evaluation, data: dict[str, Any], shown: Sequence[Example], folder: Path) -> None:

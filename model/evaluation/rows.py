@@ -1,6 +1,5 @@
-"""An evaluation as rows of the project's report format: one figure each, with its interval."""
+"""An evaluation as rows of the project's report format."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,16 +9,15 @@ from numpy.typing import NDArray
 from model.evaluation.bootstrap import SMALL_COVERAGE, interval, resample_weights, small_fleet_weights
 from model.evaluation.conditions import NINE
 from model.evaluation.evaluate import Evaluation, Judged
+from model.evaluation.figure_row import Row, count_row, number, row
 from model.evaluation.figures import all_figures, auroc, auroc_error, fault_figures
 from model.evaluation.histogram import INSTANTS, POSITIVES
 from model.evaluation.registry import PRODUCT
 from model.evaluation.summary import Summary
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 
 UNITS = {"lead_time_median": "min", "false_alarms_per_vehicle_day": "1/d"}
-DIGITS = 5
 
 
 def rows_of(evaluation: Evaluation) -> list[Row]:
@@ -41,28 +39,6 @@ def rows_of(evaluation: Evaluation) -> list[Row]:
     return rows
 
 
-def row(name: str, params: dict[str, Any], values: Floats) -> Row:
-    """One figure: its value is the first of `values`, its interval that of the rest."""
-    low, high = interval(values[1:])
-    return {
-        "name": name,
-        "params": params,
-        "value": _number(float(values[0])),
-        "unit": UNITS.get(name, "1"),
-        "lo": _number(low),
-        "hi": _number(high),
-    }
-
-
-def count_row(name: str, params: dict[str, Any], value: float) -> Row:
-    """A number that has no interval."""
-    return {"name": name, "params": params, "value": _number(value), "unit": "1"}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, DIGITS)
-
-
 def _params(part: Judged) -> dict[str, Any]:
     return {
         "model": part.model,
@@ -76,7 +52,7 @@ def _params(part: Judged) -> dict[str, Any]:
 def _part_rows(part: Judged, weights: Floats) -> Iterator[Row]:
     params, summary = _params(part), part.summary
     for name, values in all_figures(summary, weights).items():
-        yield row(name, params, values)
+        yield row(name, params, values, UNITS.get(name, "1"))
     positive, negative = summary.positive.sum(axis=0).astype(float), summary.negative.sum(axis=0).astype(float)
     sums = summary.sums.sum(axis=0)
     yield count_row("auroc_bin_error", params, float(auroc_error(positive, negative)))
@@ -93,7 +69,7 @@ def _add_small_fleets(rows: list[Row], summary: Summary) -> None:
     for one in rows:
         if one["name"] in figures:
             low, high = interval(figures[one["name"]], SMALL_COVERAGE)
-            one["small_lo"], one["small_hi"] = _number(low), _number(high)
+            one["small_lo"], one["small_hi"] = number(low), number(high)
 
 
 def faults_of(summary: Summary) -> list[str]:
@@ -109,7 +85,7 @@ def _fault_rows(part: Judged, weights: Floats) -> Iterator[Row]:
         of_kind = summary.faults == kind
         params = {**_params(part), "fault": kind or "healthy"}
         for name, values in fault_figures(summary, weights, kind).items():
-            yield row(name, params, values)
+            yield row(name, params, values, UNITS.get(name, "1"))
         yield count_row("vans", params, float(of_kind.sum()))
         yield count_row("events", params, float(of_kind[summary.events[:, 0]].sum()))
 

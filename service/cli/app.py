@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import alerts, bench, dashboard, demo, evaluate, keys, replay, serve, simulate, state, train
+from service.cli import alerts, bench, dashboard, demo, evaluate, keys, replay, serve, simulate, state, studies, train
 
 app = typer.Typer(help="Early warning of battery-thermal events for fleets of electric vans.", no_args_is_help=True)
 app.command("serve")(serve.serve)
@@ -16,3 +16,4 @@ app.add_typer(alerts.app, name="alerts")
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(state.app, name="state")
+app.add_typer(studies.app, name="study")

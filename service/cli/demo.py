@@ -19,7 +19,7 @@ import httpx
 import typer
 
 from service.cli.options import ApiKeyOption
-from service.cli.output import CANNOT_ASK, console, refusing, simulator_extra
+from service.cli.output import CANNOT_ASK, console, refusing, train_extra
 from service.client import Client, ClientError, Tally, wire_samples
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def demo(
     key: ApiKeyOption = None,
 ) -> None:
     """Start the service, stream a simulated fleet with faults into it, and print alerts as they come."""
-    with refusing(ClientError), simulator_extra():
+    with refusing(ClientError), train_extra():
         from service.cli.demo_fleet import simulate_fleet  # noqa: PLC0415  (the simulator is an extra)
 
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from model.checkpoint import SHIPPED, CheckpointError
-from service.cli.output import console, print_json, refusing, simulator_extra
+from service.cli.output import console, print_json, refusing, train_extra
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
     """
     command = shlex.join(["emberwatch", *sys.argv[1:]])
     if alerts:
-        with simulator_extra(), refusing(CheckpointError, ValueError, OSError):
+        with train_extra(), refusing(CheckpointError, ValueError, OSError):
             from service.cli import evaluate_alerts  # noqa: PLC0415  (an extra)
 
             report = evaluate_alerts.judge_alerts(
@@ -57,7 +57,7 @@ def evaluate(
             print_json(report)
         evaluate_alerts.show_alerts(report)
         return
-    with simulator_extra(), refusing(CheckpointError, ValueError, OSError):
+    with train_extra(), refusing(CheckpointError, ValueError, OSError):
         from service.cli import evaluation  # noqa: PLC0415  (an extra)
 
         order = evaluation.Order(

@@ -11,9 +11,9 @@ from model.checkpoint import load_checkpoint
 from model.evaluation import AlertRule, split_fleet
 from model.evaluation.conditions import MAIN_CONDITIONS
 from model.evaluation.evaluate import Plan, Workbench, evaluate
-from model.evaluation.markdown import shown
 from model.evaluation.registry import PRODUCT, make_scorer
 from model.evaluation.report import document
+from model.evaluation.tables import shown
 from service.cli.evaluation import CPU_GROUP, CUDA_GROUP, VANS, Bar
 from service.cli.output import ANSWER_IS_NO, console
 from service.settings import Settings

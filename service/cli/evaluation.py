@@ -18,7 +18,8 @@ from model.evaluation.bootstrap import SMALL_VANS
 from model.evaluation.conditions import CONDITIONS, MAIN_CONDITIONS
 from model.evaluation.evaluate import Evaluation, Plan, Workbench, evaluate
 from model.evaluation.examples import Example, examples
-from model.evaluation.markdown import MAIN, shown
+from model.evaluation.figure_row import Row
+from model.evaluation.markdown import MAIN
 from model.evaluation.registry import NAMES, PRODUCT, QUICK, ScorerUnavailableError, make_scorer
 from model.evaluation.report import (
     Published,
@@ -28,8 +29,8 @@ from model.evaluation.report import (
     write_into,
     write_report,
 )
-from model.evaluation.rows import Row
 from model.evaluation.scorer import Scorer
+from model.evaluation.tables import shown
 from model.scoring import Calibration
 from service.cli.output import ANSWER_IS_NO, CANNOT_ASK, console
 

@@ -27,12 +27,12 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def simulator_extra() -> Iterator[None]:
-    """A missing package of the simulator ends the command with what to install."""
+def train_extra(user: str = "the simulator") -> Iterator[None]:
+    """A missing package of the extra `train`, which `user` needs, ends the command with what to install."""
     try:
         yield
     except ImportError as error:
-        console.print(f"emberwatch: {error}; the simulator needs: pip install 'emberwatch[train]'", highlight=False)
+        console.print(f"emberwatch: {error}; {user} needs: pip install 'emberwatch[train]'", highlight=False)
         raise typer.Exit(CANNOT_ASK) from error
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from service.cli.output import console, print_json, refusing, simulator_extra
+from service.cli.output import console, print_json, refusing, train_extra
 
 
 class Detail(StrEnum):
@@ -36,7 +36,7 @@ def simulate(
 
     `--detail wire` files can be streamed with `emberwatch replay --format parquet`.
     """
-    with refusing(ValueError, OSError), simulator_extra():
+    with refusing(ValueError, OSError), train_extra():
         from model.fleet import FleetConfig  # noqa: PLC0415  (an extra)
         from model.fleet.parquet import write_fleet  # noqa: PLC0415  (an extra)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.cli.output import console, print_json, refusing, simulator_extra
+from service.cli.output import console, print_json, refusing, train_extra
 
 DEFAULT_STEPS = 1_000
 
@@ -49,7 +49,7 @@ def train(
 
     Several GPUs: `torchrun --nproc-per-node 2 --no-python emberwatch train --out ...`.
     """
-    with refusing(ValueError, OSError, ArithmeticError), simulator_extra():
+    with refusing(ValueError, OSError, ArithmeticError), train_extra():
         from model.checkpoint import load_checkpoint  # noqa: PLC0415  (slow to import)
         from model.training import Ranks, TrainingConfig  # noqa: PLC0415  (an extra)
         from model.training.finish import finish  # noqa: PLC0415  (an extra)

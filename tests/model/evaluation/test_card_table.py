@@ -9,8 +9,9 @@ import pytest
 
 from model.checkpoint import SHIPPED, load_checkpoint
 from model.evaluation.card_table import END, MARKS, NOT_YET, main, render
+from model.evaluation.document import write_json
 from model.evaluation.markdown import MAIN, MORE
-from model.evaluation.report import ReportError, write_json
+from model.evaluation.report import ReportError
 
 CARD = "\n".join(
     ["# A card", *(f"{MARKS[part]}\n\nof last year\n\n{END.format(part)}" for part in MARKS), "The end.", ""]

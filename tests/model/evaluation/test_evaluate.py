@@ -13,6 +13,7 @@ from model.evaluation.agreement import COMPARED, compare
 from model.evaluation.conditions import CONDITIONS, DAY_MS, NINE, SIX
 from model.evaluation.evaluate import Evaluation, Plan, Workbench, evaluate
 from model.evaluation.examples import examples
+from model.evaluation.figure_row import Row
 from model.evaluation.histogram import INSTANTS
 from model.evaluation.report import (
     BEGIN,
@@ -23,7 +24,6 @@ from model.evaluation.report import (
     write_into,
     write_report,
 )
-from model.evaluation.rows import Row
 from model.evaluation.splits import SPLITS, split_fleet
 from model.evaluation.streaming import score_fleet, scorings
 from model.fleet import FAULT_KINDS, FleetConfig, simulate_vehicle

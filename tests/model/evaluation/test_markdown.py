@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from model.evaluation.evaluate import Evaluation, Plan
-from model.evaluation.markdown import page, shown
-from model.evaluation.rows import Row
+from model.evaluation.figure_row import Row
+from model.evaluation.markdown import page
+from model.evaluation.tables import shown
 from model.fleet import FleetConfig
 from model.scoring import Calibration
 

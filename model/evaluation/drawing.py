@@ -1,0 +1,43 @@
+"""How the project's plots look: without a display, small SVG files that are the same for the same figures."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+mpl.rcParams.update(
+    {"svg.hashsalt": "emberwatch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+)
+COLOURS = {
+    "mamba": "#d9480f",
+    "temperature_rule": "#868e96",
+    "gaussian": "#1098ad",
+    "lightgbm": "#2f9e44",
+    "lstm": "#1971c2",
+    "transformer": "#7048e8",
+    "oracle": "#212529",
+}
+
+
+def colour(model: str) -> str:
+    """The same of a model in every plot."""
+    return COLOURS.get(model, "#e8590c")
+
+
+def legend(axes: Axes) -> None:
+    """A plain legend, where there is anything to tell apart."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write as SVG and forget the figure."""
+    # Without a date, so that the same figures give the same file.
+    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+    return path
