@@ -9,11 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightgbm
 import numpy as np
 
+from model.baselines.booster import Rows, boost, joined
 from model.baselines.expectation import TARGETS, Expectation, fit_expectation, load_bank
 from model.baselines.minute_chunks import EVERY, SERIES, chunk_series, held
 from model.baselines.protocol import COLUMN, OPTIONAL_SIGNALS, BaselineError, Bools, Floats, Singles
@@ -56,16 +57,6 @@ SEARCH: tuple[dict[str, Any], ...] = (
 
 
 FULL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-class Rows(NamedTuple):
-    """Training or validation rows of one or more vans."""
-
-    x: Singles  # (n, n_features)
-    label: Bools  # (n,)
-    weight: Floats  # (n,) minutes that each row stands for
-    names: tuple[str, ...]
-    core: Bools  # (n_features,) needs no optional signal
 
 
 def without(trace: Any, signals: Sequence[str]) -> Any:
@@ -147,12 +138,6 @@ def fit_expectations(source: TraceSource, most: int, workers: int) -> dict[str, 
     }
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Rows of several vans."""
-    x, label, weight = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Rows(x, label, weight, parts[0].names, parts[0].core)
-
-
 class Boosting:
     """The learner with and without hidden temperatures."""
 
@@ -220,23 +205,11 @@ class Boosting:
         self, rows: Rows, judged: Rows, columns: Bools, parameters: dict[str, Any], seed: int
     ) -> tuple[lightgbm.Booster, float]:
         """One booster on some of the columns with its validation AUROC."""
-        fixed = {
-            "objective": "binary", "metric": "auc", "verbosity": -1, "bagging_fraction": 0.7, "bagging_freq": 1,
-            "learning_rate": 0.03, "feature_fraction": 0.1, "max_bin": 127, "seed": seed, "deterministic": True, "force_row_wise": True,
-            "num_threads": self.config.threads,
-        }  # fmt: skip
-        names = list(np.array(rows.names)[columns])
-        train = lightgbm.Dataset(rows.x[:, columns], rows.label, weight=rows.weight, feature_name=names, params=fixed)
-        held_out = train.create_valid(judged.x[:, columns], judged.label, weight=judged.weight)
-        booster = lightgbm.train(
-            {**fixed, **parameters},
-            train,
-            num_boost_round=self.config.most_trees,
-            valid_sets=[held_out],
-            callbacks=[lightgbm.early_stopping(self.config.patience, verbose=False)],
-        )
-        score = np.asarray(booster.predict(judged.x[:, columns], raw_score=True))
-        return booster, weighted_auroc(score, judged.label, judged.weight)
+        config = self.config
+        return boost(
+            rows, judged, columns, parameters, seed=seed, trees=config.most_trees, patience=config.patience,
+            threads=config.threads,
+        )  # fmt: skip
 
     def _margins(self, boosters: Sequence[lightgbm.Booster], x: Singles) -> Floats:
         """(n,) log-odds, averaged over the boosters."""

@@ -1,18 +1,10 @@
-"""One training loop and one scorer for the neural baselines: the product's sampler, losses, schedule and averaging.
-
-What differs from `model.training` is the network and that its gradient is cut at the end of a segment while the state is
-carried on (Williams & Peng 1990). The averaged weights with the best validation AUROC are kept. One CUDA device or the
-CPU.
-"""
+"""The neural baselines: other networks with the product's preprocessing, sampler, losses, schedule and averaging."""
 
 import json
-import logging
-import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +14,7 @@ from torch import Tensor, nn
 from kernels import NetworkOutput
 from model.baselines.lstm import LstmConfig, LstmNetwork
 from model.baselines.protocol import BaselineError, Singles
+from model.baselines.stateful_training import Figure, NeuralConfig, stream, train_stateful
 from model.baselines.transformer import TransformerConfig, TransformerNetwork
 from model.channels import ChannelSchema
 from model.checkpoint import load_checkpoint
@@ -30,63 +23,15 @@ from model.evaluation.exact import weighted_auroc
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
 from model.training.config import TrainingConfig
-from model.training.loop import learning_rate, parameter_groups, risk_loss
+from model.training.loop import risk_loss
 from model.training.losses import forecast_nats, masked_mean
 from model.training.sampler import Batch, Sampler
 
-logger = logging.getLogger(__name__)
-
-State = tuple[Tensor, ...]
-PRECISIONS = ("fp32", "tf32", "bf16")
 SCORE_STRIDE = 12  # of the validation instants
-LOG_EVERY = 25
 NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[Any], nn.Module]]] = {
     "lstm": (LstmConfig, LstmNetwork),
     "transformer": (TransformerConfig, TransformerNetwork),
 }
-
-
-class StatefulNetwork(Protocol):
-    """A network whose state is carried from segment to segment."""
-
-    def initial_state(self, lanes: int, device: torch.device) -> State:
-        """Zeros with the lanes first."""
-
-    def __call__(self, inputs: Tensor, ratio: Tensor, state: State) -> tuple[NetworkOutput, State]:
-        """Outputs of (lanes, length, d_input) and the next state."""
-
-
-def default_training() -> TrainingConfig:
-    """The product's, in shorter segments of more vans: these networks cannot be trained across two days at once."""
-    return TrainingConfig(length=2_880, batch=128, finetune_steps=1_500, learning_rate=1e-3, validate_every=250)
-
-
-@dataclass(frozen=True, slots=True)
-class NeuralConfig:
-    """One training run.
-
-    Raises:
-        BaselineError: an unknown precision.
-    """
-
-    training: TrainingConfig = field(default_factory=default_training)
-    validate_vans: int = 60
-    # tf32 leaves the LSTM's cell state in fp32: increments over hours would vanish in a half-precision sum.
-    precision: str = "tf32"  # on CUDA: fp32, tf32 (matmuls only) or bf16 (autocast); the CPU always computes in fp32
-    compile: bool = False  # torch.compile; needs a working compiler
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise BaselineError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-
-
-def carried(state: State, fresh: Tensor) -> State:
-    """The state without its history of gradients, zero in the lanes that start anew."""
-    kept = []
-    for part in state:
-        keep = ~fresh.view(-1, *(1,) * (part.dim() - 1))
-        kept.append(torch.where(keep, part.detach(), torch.zeros((), dtype=part.dtype, device=part.device)))
-    return tuple(kept)
 
 
 def total_loss(output: NetworkOutput, batch: Batch, config: TrainingConfig, *, pretraining: bool) -> Tensor:
@@ -98,11 +43,6 @@ def total_loss(output: NetworkOutput, batch: Batch, config: TrainingConfig, *, p
     return config.risk_weight * risk + config.forecast_weight * forecast
 
 
-def autocast(config: NeuralConfig, device: torch.device) -> torch.autocast:
-    """bf16 matmuls on CUDA when asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.precision == "bf16")
-
-
 def train_network(
     network: nn.Module,
     schema: ChannelSchema,
@@ -111,79 +51,18 @@ def train_network(
     config: NeuralConfig,
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Train in place and leave the averaged weights: the best on validation, or the last without validation vans.
+    """Train in place for the product's two tasks; the best averaged weights by validation AUROC, or the last without vans.
 
-    Returns:
-        What was measured: step, loss, samples per second, validation AUROC.
-
-    Raises:
-        FloatingPointError: the gradient is no longer finite.
+    Returns and raises as `train_stateful`.
     """
-    training = config.training
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
-        torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
-    network.to(device).train()
-    forward = cast(StatefulNetwork, torch.compile(network) if config.compile else network)
-    optimiser = torch.optim.AdamW(parameter_groups(network, training), lr=1.0, betas=(0.9, 0.98))
-    sampler = Sampler(schema, train, training, device)
-    state = cast(StatefulNetwork, network).initial_state(training.batch, device)
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    best, best_weights = -math.inf, average
-    history: list[dict[str, float]] = []
-    started, seen = time.monotonic(), 0
-    for step in range(training.total_steps):
-        batch = sampler.draw()
-        with autocast(config, device):
-            output, state = forward(batch.inputs, batch.ratio, carried(state, batch.fresh))
-        loss = total_loss(output, batch, training, pretraining=step < training.pretrain_steps)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(training, step)
-        optimiser.step()
-        update_average(average, network, training, step)
-        seen += batch.ratio.numel()
-        last = step == training.total_steps - 1
-        if step % LOG_EVERY == 0 or last:
-            if not torch.isfinite(norm):
-                raise FloatingPointError(f"gradient norm is {norm.item()} in step {step}: lower the learning rate")
-            rate = seen / (time.monotonic() - started)
-            history.append({"step": step, "loss": loss.item(), "samples_per_second": round(rate)})
-            logger.info("step %d/%d loss %.4f %.0f samples/s", step, training.total_steps, loss.item(), rate)
-        finetuning = step >= training.pretrain_steps
-        if validation is not None and (last or (finetuning and (step + 1) % training.validate_every == 0)):
-            paused = time.monotonic()
-            auroc = averaged_auroc(network, average, validation, config, device)
-            history.append({"step": step, "validation_auroc": auroc})
-            logger.info("step %d validation AUROC %.4f", step, auroc)
-            if auroc > best:
-                best, best_weights = auroc, {name: value.clone() for name, value in average.items()}
-            started += time.monotonic() - paused
-    network.load_state_dict(average if validation is None else best_weights)
-    return history
 
+    def loss(output: NetworkOutput, batch: Batch, pretraining: bool) -> Tensor:
+        return total_loss(output, batch, config.training, pretraining=pretraining)
 
-@torch.no_grad()
-def update_average(average: dict[str, Tensor], network: nn.Module, training: TrainingConfig, step: int) -> None:
-    """Exponential moving average of the weights, in place, with a shorter memory at the start of each stage."""
-    into_stage = step - (training.pretrain_steps if step >= training.pretrain_steps else 0)
-    decay = min(training.average_decay, (1.0 + into_stage) / (10.0 + into_stage))
-    for name, value in network.state_dict().items():
-        average[name].lerp_(value, 1.0 - decay)
-
-
-def averaged_auroc(
-    network: nn.Module, weights: dict[str, Tensor], data: Sequences, config: NeuralConfig, device: torch.device
-) -> float:
-    """Validation AUROC with other weights; the network is left as it was."""
-    own = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(weights)
-    auroc = validation_auroc(network, data, config, device)
-    network.load_state_dict(own)
-    network.train()
-    return auroc
+    figure = None
+    if validation is not None:
+        figure = Figure("validation_auroc", lambda trained: validation_auroc(trained, validation, config, device))
+    return train_stateful(network, Sampler(schema, train, config.training, device), loss, figure, config, device)
 
 
 def validation_auroc(network: nn.Module, data: Sequences, config: NeuralConfig, device: torch.device) -> float:
@@ -192,7 +71,7 @@ def validation_auroc(network: nn.Module, data: Sequences, config: NeuralConfig, 
     scores, labels = [], []
     for group in np.array_split(picked, -(-len(picked) // vans_at_once(device))):
         rows = data.take(group.tolist())
-        logits = stream_logits(network, rows.inputs, rows.ratio, device, config)
+        logits = stream(network, rows.inputs, rows.ratio, device, config)
         counted = rows.valid[:, ::SCORE_STRIDE]
         scores.append(logits[:, ::SCORE_STRIDE][counted])
         labels.append(rows.label[:, ::SCORE_STRIDE][counted])
@@ -202,24 +81,6 @@ def validation_auroc(network: nn.Module, data: Sequences, config: NeuralConfig, 
 def vans_at_once(device: torch.device) -> int:
     """Vans scored side by side: their inputs are 21 MB each for 14 days."""
     return 64 if device.type == "cuda" else 16
-
-
-@torch.inference_mode()
-def stream_logits(
-    network: nn.Module, inputs: Singles, ratio: Singles, device: torch.device, config: NeuralConfig
-) -> Singles:
-    """Risk logits (n, length) of whole sequences from their first sample, segment by segment with the state carried."""
-    network.to(device).eval()
-    forward = cast(StatefulNetwork, network)
-    state = forward.initial_state(len(inputs), device)
-    out = np.empty(ratio.shape, np.float32)
-    for a in range(0, ratio.shape[1], config.training.length):
-        piece = slice(a, a + config.training.length)
-        x, r = (torch.from_numpy(np.ascontiguousarray(array[:, piece])).to(device) for array in (inputs, ratio))
-        with autocast(config, device):
-            output, state = forward(x, r, state)
-        out[:, piece] = output.risk_logit.cpu().numpy()
-    return out
 
 
 class NeuralBaseline:
@@ -283,7 +144,7 @@ class NeuralBaseline:
         out: list[Singles] = []
         for group in np.array_split(np.arange(len(data.lengths)), -(-len(data.lengths) // vans_at_once(self.device))):
             rows = data.take(group.tolist())
-            logits = stream_logits(self.network, rows.inputs, rows.ratio, self.device, self.config)
+            logits = stream(self.network, rows.inputs, rows.ratio, self.device, self.config)
             out += [row[:n] for row, n in zip(logits, rows.lengths, strict=True)]
         return out
 

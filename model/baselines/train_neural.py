@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from model.baselines.neural import NETWORKS, PRECISIONS, NeuralBaseline, NeuralConfig, default_training
+from model.baselines.neural import NETWORKS, NeuralBaseline
+from model.baselines.stateful_training import PRECISIONS, NeuralConfig, default_training
 from model.checkpoint import SHIPPED, load_checkpoint
 from model.dataset import open_sequences
 

@@ -16,7 +16,7 @@ from model.evaluation.alerts import (
     score_at,
 )
 from model.evaluation.figures import f2
-from model.evaluation.histogram import bin_logits, tally
+from model.evaluation.histogram import VanTally, bin_logits, tally
 from model.evaluation.scored import ScoredVan
 from model.scoring import Calibration
 
@@ -116,14 +116,13 @@ def choose_calibration(vans: Sequence[ScoredVan], rule: AlertRule | None = None)
     label = np.concatenate([van.label[rows] for van, rows in zip(vans, counted, strict=True)])
     slope, intercept = fit_platt(*binned(score, label))
     plain = Calibration(slope=slope, intercept=intercept)
-    f2_threshold = best_f2_threshold(vans, plain, rule)
+    f2_threshold = best_f2_threshold([tally(van, plain, rule.warmup_samples) for van in vans])
     alert = choose_alert_threshold(vans, plain, rule)
     return Calibration(slope, intercept, alert, rule.resolve_share * alert, f2_threshold)
 
 
-def best_f2_threshold(vans: Sequence[ScoredVan], calibration: Calibration, rule: AlertRule) -> float:
-    """The risk, among the edges of the bins, that maximises F2 over instants."""
-    tallies = [tally(van, calibration, rule.warmup_samples) for van in vans]
+def best_f2_threshold(tallies: Sequence[VanTally]) -> float:
+    """The calibrated risk, among the edges of the bins, that maximises F2 over instants."""
     hits = np.cumsum(np.sum([t.positive for t in tallies], axis=0)[::-1])[::-1].astype(float)
     alarms = hits + np.cumsum(np.sum([t.negative for t in tallies], axis=0)[::-1])[::-1]
     best = int(np.nanargmax(f2(hits, alarms, np.full_like(hits, hits[0]))))

@@ -14,6 +14,7 @@ from model.evaluation.histogram import (
     POSITIVES,
     SQUARED,
     TRUE_ALARMS,
+    InstantSums,
     bin_risks,
 )
 from model.evaluation.summary import Summary
@@ -65,7 +66,7 @@ def calibration_error(groups: Floats) -> Floats:
     return over(np.abs(groups[..., 1] - groups[..., 2]).sum(axis=-1), groups[..., 0].sum(axis=-1))
 
 
-def equal_mass(summary: Summary, weights: Floats) -> Floats:
+def equal_mass(summary: InstantSums, weights: Floats) -> Floats:
     """(n_resamples, N_RELIABILITY, 3) as `calibration_error` takes it, in groups of as equal numbers of instants as ties allow.
 
     The groups are cut once, on all vans. The risk of an instant is taken as that of its bin's middle (within 0.8 %).
@@ -79,7 +80,7 @@ def equal_mass(summary: Summary, weights: Floats) -> Floats:
     return np.stack((instants @ member, (instants * bin_risks()) @ member, positive @ member), axis=-1)
 
 
-def instant_figures(summary: Summary, weights: Floats) -> dict[str, Floats]:
+def instant_figures(summary: InstantSums, weights: Floats) -> dict[str, Floats]:
     """Figures over instants, each (n_resamples,)."""
     positive, negative = weights @ summary.positive, weights @ summary.negative
     sums = weights @ summary.sums

@@ -4,7 +4,9 @@ Scores are binned by calibrated logit: two instants whose odds differ by less th
 tied. What depends on the order of scores (AUROC, average precision) is computed from the bins, everything else exactly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,46 @@ class VanTally:
     negative: Counts  # (N_BINS,)
     reliability: Floats  # (N_RELIABILITY, 3) instants, sum of risk, positives
     sums: Floats  # (N_SUMS,) see the names above
+
+
+class InstantSums(Protocol):
+    """The tallies of many vans, or of whatever else is resampled, side by side."""
+
+    @property
+    def positive(self) -> Counts:
+        """(n, N_BINS)."""
+
+    @property
+    def negative(self) -> Counts:
+        """(n, N_BINS)."""
+
+    @property
+    def reliability(self) -> Floats:
+        """(n, N_RELIABILITY, 3)."""
+
+    @property
+    def sums(self) -> Floats:
+        """(n, N_SUMS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """Tallies side by side where there are no alerts to keep; see `InstantSums`."""
+
+    positive: Counts
+    negative: Counts
+    reliability: Floats
+    sums: Floats
+
+
+def side_by_side(tallies: Sequence[VanTally]) -> Tallies:
+    """At least one tally."""
+    return Tallies(
+        positive=np.stack([t.positive for t in tallies]),
+        negative=np.stack([t.negative for t in tallies]),
+        reliability=np.stack([t.reliability for t in tallies]),
+        sums=np.stack([t.sums for t in tallies]),
+    )
 
 
 def bin_logits() -> Floats:

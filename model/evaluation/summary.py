@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.evaluation.alerts import NEVER_MS, AlertRule, Outcome, episodes, event_times, outcome, thresholds_of
-from model.evaluation.histogram import VanTally, tally
+from model.evaluation.histogram import VanTally, side_by_side, tally
 from model.evaluation.scored import ScoredVan
 from model.scoring import Calibration
 
@@ -94,14 +94,15 @@ def joined(vans: Sequence[VanSummary]) -> Summary:
     false_alarms = [
         np.stack((np.full(len(van.outcome.false_ms), i), van.outcome.false_ms), axis=1) for i, van in enumerate(vans)
     ]
+    tallies = side_by_side([van.tally for van in vans])
     return Summary(
         vehicle_ids=np.array([van.vehicle_id for van in vans]),
         faults=np.array([van.fault for van in vans]),
         days=np.array([van.days for van in vans]),
-        positive=np.stack([van.tally.positive for van in vans]),
-        negative=np.stack([van.tally.negative for van in vans]),
-        reliability=np.stack([van.tally.reliability for van in vans]),
-        sums=np.stack([van.tally.sums for van in vans]),
+        positive=tallies.positive,
+        negative=tallies.negative,
+        reliability=tallies.reliability,
+        sums=tallies.sums,
         events=np.concatenate(events).astype(np.int64),
         false_alarms=np.concatenate(false_alarms).astype(np.int64),
     )

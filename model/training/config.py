@@ -22,6 +22,7 @@ class TrainingConfig:
     clip: float = 1.0  # of the gradient's norm
     risk_loss: str = "focal"  # or "bce"
     focal_gamma: float = 2.0
+    focal_alpha: float | None = None  # weight of positive instants, 1 - alpha of the others; None: one each
     risk_weight: float = 100.0  # instants are rarely positive, so the mean risk loss is small
     forecast_weight: float = 0.2  # beside the risk loss
     channel_dropout: float = 0.3  # probability that an optional channel is hidden from a lane while it follows a van
@@ -54,6 +55,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.risk_loss not in {"focal", "bce"}:
             raise ValueError(f"risk_loss must be focal or bce, got {self.risk_loss!r}")
+        if self.focal_alpha is not None and not 0.0 < self.focal_alpha < 1.0:
+            raise ValueError(f"focal_alpha must lie between 0 and 1, got {self.focal_alpha}")
 
     @property
     def total_steps(self) -> int:

@@ -270,7 +270,9 @@ class Trainer:
 
 def risk_loss(config: TrainingConfig, output: NetworkOutput, label: Tensor) -> Tensor:
     """The risk loss of the configuration, per instant (batch, length)."""
-    return focal_loss(output.risk_logit, label, config.focal_gamma if config.risk_loss == "focal" else 0.0)
+    if config.risk_loss == "bce":
+        return focal_loss(output.risk_logit, label, 0.0)
+    return focal_loss(output.risk_logit, label, config.focal_gamma, config.focal_alpha)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -9,14 +9,16 @@ from torch import Tensor
 from kernels import NetworkOutput
 
 
-def focal_loss(logit: Tensor, label: Tensor, gamma: float) -> Tensor:
+def focal_loss(logit: Tensor, label: Tensor, gamma: float, alpha: float | None = None) -> Tensor:
     """Focal loss per instant, any shape; gamma 0 is the cross-entropy.
 
-    Source: Lin et al. 2017, equation 4, without alpha: the risk is calibrated afterwards.
+    Positives weigh `alpha` and negatives 1 - `alpha`, unless it is None: the product's risk is calibrated afterwards.
+    Source: Lin et al. 2017, equations 4 and 5.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
     wrong = torch.where(label > 0.5, torch.sigmoid(-logit), torch.sigmoid(logit))
-    return wrong**gamma * cross_entropy
+    loss = wrong**gamma * cross_entropy
+    return loss if alpha is None else torch.where(label > 0.5, alpha, 1.0 - alpha) * loss
 
 
 def forecast_nats(output: NetworkOutput, z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.baselines import NAMES, Baseline, BaselineError, load, make
 from model.baselines.boosting import BoostingConfig
-from model.baselines.neural import NeuralConfig
+from model.baselines.stateful_training import NeuralConfig
 from model.channels import VAN_SCHEMA
 from model.dataset import fit_prior
 from model.evaluation.exact import weighted_auroc

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.baselines.lstm import LstmConfig, LstmNetwork
-from model.baselines.neural import NeuralBaseline, NeuralConfig, carried
+from model.baselines.neural import NeuralBaseline
 from model.baselines.protocol import BaselineError
+from model.baselines.stateful_training import NeuralConfig, carried
 from model.baselines.train_neural import main
 from model.baselines.transformer import TransformerConfig, TransformerNetwork, banded_attention, rotated
 from model.channels import VAN_SCHEMA
