@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from model.channels import ChannelSchema
-from model.training.own_files import OwnDataError
+from model.training.table_file import OwnDataError
 
 # Names become columns, JSON members and the fields of the service's pydantic models, where `model_` means something.
 NAME = re.compile(r"(?!model_)[A-Za-z][A-Za-z0-9_.-]{0,63}")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from model.channels import ChannelSchema
 from model.dataset import processes, run_all
 from model.training.own_events import Event, read_events
-from model.training.own_files import Bools, Millis, OwnDataError, is_table, iso
+from model.training.own_files import Bools, Millis, iso
 from model.training.own_recordings import Part, check_file, read_part
+from model.training.table_file import OwnDataError, is_table
 
 logger = logging.getLogger(__name__)
 

@@ -9,20 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from model.training.own_files import (
-    Bools,
-    Findings,
-    Millis,
-    OwnDataError,
-    Rows,
-    TableFile,
-    check_names,
-    nearest,
-    open_table,
-    present,
-    quoted,
-    times,
-)
+from model.training.own_files import Bools, Millis, check_names, nearest, present, quoted, times
+from model.training.table_file import Findings, OwnDataError, Rows, TableFile, open_table
 
 LENGTH_WITHOUT_END_MS = 1_800_000  # an event whose end is not known counts as half an hour
 

@@ -12,24 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from model.channels import ChannelSchema
-from model.training.own_files import (
-    Bools,
-    Findings,
-    Floats,
-    Millis,
-    OwnDataError,
-    Rows,
-    TableFile,
-    check_names,
-    is_text,
-    iso,
-    numbers,
-    open_table,
-    present,
-    quoted,
-    stem,
-    times,
-)
+from model.training.own_files import Bools, Floats, Millis, check_names, iso, numbers, present, quoted, times
+from model.training.table_file import Findings, OwnDataError, Rows, TableFile, is_text, open_table, stem
 
 VEHICLE_ID = r"[A-Za-z0-9._:-]{1,64}"  # as in the service
 

@@ -27,10 +27,10 @@ from model.training import Ranks, TrainingConfig
 from model.training.own_channels import read_channels
 from model.training.own_data import HORIZON_MS, RecordedFleet, hash_share, open_fleet, split
 from model.training.own_events import LENGTH_WITHOUT_END_MS
-from model.training.own_files import OwnDataError
 from model.training.own_recordings import VEHICLE_ID
 from model.training.run import train
 from model.training.sources import recorded
+from model.training.table_file import OwnDataError
 from service.cli import app
 from service.decode import Decoder
 from service.decode_columns import VEHICLE_ID_PATTERN
@@ -389,7 +389,7 @@ def test_rows_keep_their_numbers_in_files_of_many_blocks(tmp_path: Path, monkeyp
     expected = ["row 4323, column speed: -1 is outside", "row 4402, column ts: "]
     with pytest.raises(OwnDataError) as refused:
         open_fleet(tmp_path / "data", events, VAN_SCHEMA, workers=2)
-    monkeypatch.setattr("model.training.own_files.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("model.training.table_file.BLOCK_BYTES", 4096)
     one = problems_of(tmp_path)
     assert [problem.replace(f"{tmp_path}/", "") for problem in refused.value.problems] == one
     assert len(one) == 2

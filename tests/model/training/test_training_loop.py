@@ -205,19 +205,21 @@ def test_only_matrices_decay() -> None:
     assert {"embedding.weight", "risk_head.weight", "forecast_head.weight"} <= decayed
 
 
+@pytest.mark.parametrize("alpha", [None, 0.25])
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 5.0])
-def test_focal_loss_is_its_definition(gamma: float) -> None:
-    """Per instant -(1 - p_t)^gamma log(p_t) in float64, with its gradient; gamma 0 is the cross-entropy."""
+def test_focal_loss_is_its_definition(gamma: float, alpha: float | None) -> None:
+    """Per instant -alpha_t (1 - p_t)^gamma log(p_t) in float64, with its gradient; gamma 0 is the cross-entropy."""
     logit = torch.linspace(-12, 12, 49, dtype=torch.float64).repeat(2, 1).requires_grad_()
     label = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, 49)
-    loss = focal_loss(logit, label, gamma)
+    loss = focal_loss(logit, label, gamma, alpha)
     p = 1.0 / (1.0 + np.exp(-logit.detach().numpy()))
     p_t = np.where(label.numpy() > 0.5, p, 1.0 - p)
-    np.testing.assert_allclose(loss.detach().numpy(), -((1.0 - p_t) ** gamma) * np.log(p_t), rtol=1e-9)
-    if gamma == 0.0:
+    alpha_t = 1.0 if alpha is None else np.where(label.numpy() > 0.5, alpha, 1.0 - alpha)
+    np.testing.assert_allclose(loss.detach().numpy(), -alpha_t * (1.0 - p_t) ** gamma * np.log(p_t), rtol=1e-9)
+    if gamma == 0.0 and alpha is None:
         entropy = torch.nn.functional.binary_cross_entropy(torch.from_numpy(p), label, reduction="none")
         np.testing.assert_allclose(loss.detach().numpy(), entropy.numpy(), rtol=1e-9)
-    assert torch.autograd.gradcheck(lambda x: focal_loss(x, label, gamma), (logit,))
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, label, gamma, alpha), (logit,))
 
 
 def test_forecast_nats_are_the_laplace_likelihood_of_the_next_sample() -> None:
