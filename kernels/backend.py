@@ -6,18 +6,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.config import MambaConfig
+from kernels.config import BlockKind, MambaConfig
 from kernels.cpu import CpuBackend, missing_for_cpu
 from kernels.cuda.backend import CudaBackend, missing_for_cuda
 from kernels.packed import last_outputs, scan_each
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
-from kernels.scan import selective_scan_chunked
+from kernels.scan_forms import CHUNKED
 from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
+COMPILED = ("cpu", "cuda")  # their kernels were written for Mamba-1
 
 
 class BackendUnavailableError(RuntimeError):
@@ -100,7 +101,7 @@ class TorchBackend:
             features.to(self.device),
             ratio.to(self.device),
             state,
-            scan=selective_scan_chunked,
+            scan=CHUNKED,
         )
 
     @torch.inference_mode()
@@ -119,8 +120,8 @@ class TorchBackend:
         return last_outputs(self._config, output, lengths) if last_only else output
 
 
-def choose_device(name: str) -> tuple[str, torch.device]:
-    """The backend's final name and device.
+def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
+    """The backend's final name and device for a network of these blocks.
 
     Raises:
         BackendUnavailableError: it cannot run here.
@@ -128,6 +129,11 @@ def choose_device(name: str) -> tuple[str, torch.device]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name in COMPILED and block != "mamba1":
+        raise BackendUnavailableError(
+            f"backend {name!r} computes Mamba-1 blocks, this model's are {block}. Use --backend reference, which serves "
+            "both, or auto."
+        )
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
             "backend 'cuda' needs a CUDA device and a CUDA build of torch; "
@@ -137,13 +143,18 @@ def choose_device(name: str) -> tuple[str, torch.device]:
     if name == "cpu" and missing is not None:
         raise BackendUnavailableError(f"backend 'cpu': {missing}. Use --backend reference or auto.")
     if name == "auto":
-        name = _best_backend(missing)
+        name = _best_backend(missing, block)
         logger.info("backend auto chose %s (torch %s)", name, torch.__version__)
     return name, torch.device("cuda" if name == "cuda" else "cpu")
 
 
-def _best_backend(missing: str | None) -> str:
+def _best_backend(missing: str | None, block: BlockKind) -> str:
     """What `auto` takes; `missing` is what the backend `cpu` lacks."""
+    if block != "mamba1":
+        logger.warning(
+            "backend auto takes the torch reference: the steps in C++ and CUDA compute Mamba-1 blocks, not %s", block
+        )
+        return "reference"
     if torch.cuda.is_available():
         return "cuda"
     if missing is None:
@@ -162,7 +173,7 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
         BackendUnavailableError: it cannot run here.
         ValueError: no backend has that name.
     """
-    name, device = choose_device(name)
+    name, device = choose_device(name, config.block)
     if name == "cpu":
         backend = CpuBackend(config, weights)
         logger.info("backend cpu runs %s on %d threads", backend.isa, backend.threads)

@@ -25,8 +25,9 @@ from torch import Tensor
 from kernels.backend import Backend, choose_backend
 from kernels.config import MambaConfig
 from kernels.cpu import CpuBackend, missing_for_cpu
+from kernels.layers import rms_norm
 from kernels.pool import StatePool
-from kernels.reference import NetworkOutput, RecurrentState, block_step, heads, network_step, rms_norm
+from kernels.reference import NetworkOutput, RecurrentState, block_step, heads, network_step
 from kernels.weights import NetworkWeights, random_weights
 
 CONFIG = MambaConfig(d_input=22, n_channels=9)  # the product's network

@@ -18,7 +18,7 @@ class StatePool:
     `write` speak the reference layout of `RecurrentState`.
 
     Attributes:
-        conv: (n_slots, n_layer, d_conv - 1, d_inner), oldest sample first.
+        conv: (n_slots, n_layer, d_conv - 1, conv_width), oldest sample first.
         ssm: (n_slots, n_layer, d_inner, d_state).
 
     Slot 0 is the dummy that absorbs padding; it belongs to no vehicle. Which vehicle sits where is not known here.
@@ -28,8 +28,8 @@ class StatePool:
         if n_slots < 2:
             raise ValueError(f"n_slots must be at least 2 (slot 0 is the dummy), got {n_slots}")
         self.config = config
-        n_layer, d_inner, history = config.conv_state_shape
-        self.conv = _zeros((n_slots, n_layer, history, d_inner), device)
+        n_layer, width, history = config.conv_state_shape
+        self.conv = _zeros((n_slots, n_layer, history, width), device)
         self.ssm = _zeros((n_slots, *config.ssm_state_shape), device)
 
     @property

@@ -8,14 +8,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.config import MambaConfig
+from kernels.config import BlockKind, MambaConfig
 from kernels.cpu import missing_for_cpu
 from kernels.cpu.training_scan import selective_scan_cpu
-from kernels.reference import NetworkOutput, RecurrentState, network_scan
-from kernels.scan import selective_scan_chunked
+from kernels.reference import NetworkOutput, RecurrentState, heads, network_scan, residual_scan
+from kernels.scan_forms import CHUNKED, ScanForms
+from kernels.ssd import ssd_scan_chunked
 from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
+
+CPU = ScanForms(selective_scan_cpu, ssd_scan_chunked)  # Mamba-2's matrix products are torch's own
 
 
 class TrainingForward(Protocol):
@@ -40,21 +43,40 @@ def forward_chunked(
     config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
 ) -> tuple[NetworkOutput, RecurrentState]:
     """In fp32 on any device, by our chunked scan."""
-    return network_scan(config, weights, features, ratio, state, scan=selective_scan_chunked)
+    return network_scan(config, weights, features, ratio, state, scan=CHUNKED)
 
 
 def forward_cpu(
     config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
 ) -> tuple[NetworkOutput, RecurrentState]:
-    """In fp32 on the processor, by the scan in C++; raises ValueError when d_state is above 128."""
-    return network_scan(config, weights, features, ratio, state, scan=selective_scan_cpu)
+    """In fp32 on the processor, by the scan in C++; raises ValueError when d_state of Mamba-1 is above 128."""
+    return network_scan(config, weights, features, ratio, state, scan=CPU)
 
 
-def training_forward(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TrainingForward:
+def forward_bf16(
+    config: MambaConfig, weights: NetworkWeights, features: Tensor, ratio: Tensor, state: RecurrentState | None
+) -> tuple[NetworkOutput, RecurrentState]:
+    """By the chunked scan, the blocks' products in bf16; residual stream, recurrent state and heads are fp32."""
+    with torch.autocast(features.device.type, torch.bfloat16):
+        x, last = residual_scan(config, weights, features, ratio, state, CHUNKED)
+    return heads(config, weights, x, features), last
+
+
+def scan_forms_cpu() -> ScanForms:
+    """The fastest forms on this processor, for inference too."""
+    return CPU if missing_for_cpu() is None else CHUNKED
+
+
+def training_forward(
+    device: torch.device, dtype: torch.dtype = torch.bfloat16, block: BlockKind = "mamba1"
+) -> TrainingForward:
     """The fastest form on this device, chosen aloud: our kernels, or the chunked scan where they cannot run.
 
     `dtype` is that of the blocks' products on CUDA; residual stream, recurrent state and heads are fp32 in any case.
     """
+    if block == "mamba2":
+        logger.info("Mamba-2 blocks are trained by the chunked scan in torch")
+        return forward_bf16 if device.type == "cuda" and dtype is torch.bfloat16 else forward_chunked
     if device.type == "cpu":
         missing = missing_for_cpu()
         if missing is None:

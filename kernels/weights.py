@@ -1,7 +1,8 @@
-"""The network's tensors, named as in `mamba_ssm.Mamba`, independent of torch.nn."""
+"""The network's tensors, named as in `mamba_ssm.Mamba` and `mamba_ssm.Mamba2`, independent of torch.nn."""
 
 import math
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,17 +27,46 @@ class BlockWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class Mamba2Weights:
+    """One residual block: RMSNorm, then Mamba-2."""
+
+    norm: Tensor  # (d_model,)
+    in_proj: Tensor  # (d_inner + conv_width + n_heads, d_model): z, then x, B, C, then dt
+    conv1d: Tensor  # (conv_width, 1, d_conv)
+    conv1d_bias: Tensor  # (conv_width,)
+    dt_bias: Tensor  # (n_heads,)
+    A_log: Tensor  # (n_heads,); A = -exp(A_log)
+    D: Tensor  # (n_heads,)
+    gated_norm: Tensor  # (d_inner,); `norm.weight` of the block in mamba_ssm
+    out_proj: Tensor  # (d_model, d_inner)
+
+
+Block: TypeAlias = BlockWeights | Mamba2Weights
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkWeights:
     """Embedding, blocks, final norm and the two heads."""
 
     embedding: Tensor  # (d_model, d_input)
     embedding_bias: Tensor  # (d_model,)
-    blocks: tuple[BlockWeights, ...]
+    blocks: tuple[Block, ...]  # of one kind
     norm_f: Tensor  # (d_model,)
     risk_head: Tensor  # (1, d_model)
     risk_head_bias: Tensor  # (1,)
     forecast_head: Tensor  # (2 * n_channels, d_model): means, then log scales
     forecast_head_bias: Tensor  # (2 * n_channels,)
+
+    def mamba1_blocks(self) -> tuple[BlockWeights, ...]:
+        """The blocks, for kernels that were written for Mamba-1.
+
+        Raises:
+            ValueError: they are of another kind.
+        """
+        blocks = tuple(block for block in self.blocks if isinstance(block, BlockWeights))
+        if len(blocks) < len(self.blocks):
+            raise ValueError("these kernels compute Mamba-1 blocks, the network's are Mamba-2")
+        return blocks
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> "NetworkWeights":
         """A detached copy on another device and in another dtype."""
@@ -44,12 +74,11 @@ class NetworkWeights:
         def move(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device=device, dtype=dtype, copy=True)
 
-        blocks = tuple(
-            BlockWeights(**{field.name: move(getattr(block, field.name)) for field in fields(BlockWeights)})
-            for block in self.blocks
-        )
+        def move_block(block: Block) -> Block:
+            return type(block)(**{field.name: move(getattr(block, field.name)) for field in fields(block)})
+
         rest = {f.name: move(getattr(self, f.name)) for f in fields(NetworkWeights) if f.name != "blocks"}
-        return NetworkWeights(blocks=blocks, **rest)
+        return NetworkWeights(blocks=tuple(map(move_block, self.blocks)), **rest)
 
 
 def random_weights(config: MambaConfig) -> NetworkWeights:
@@ -57,32 +86,53 @@ def random_weights(config: MambaConfig) -> NetworkWeights:
 
     Activations stay near one, step sizes in Mamba's range. Drawn from torch's global generator.
     """
-
-    def matrix(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64) / math.sqrt(shape[-1])
-
-    def block() -> BlockWeights:
-        d = config.d_inner
-        return BlockWeights(
-            norm=1 + 0.1 * torch.randn(config.d_model, dtype=torch.float64),
-            in_proj=matrix(2 * d, config.d_model),
-            conv1d=matrix(d, 1, config.d_conv),
-            conv1d_bias=0.1 * torch.randn(d, dtype=torch.float64),
-            x_proj=matrix(config.dt_rank + 2 * config.d_state, d),
-            dt_proj=matrix(d, config.dt_rank),
-            dt_proj_bias=-4 + torch.randn(d, dtype=torch.float64),
-            A_log=torch.log(1 + 8 * torch.rand(d, config.d_state, dtype=torch.float64)),
-            D=torch.randn(d, dtype=torch.float64),
-            out_proj=matrix(config.d_model, d),
-        )
-
+    block = _random_mamba2 if config.block == "mamba2" else _random_mamba1
     return NetworkWeights(
-        embedding=matrix(config.d_model, config.d_input),
+        embedding=_matrix(config.d_model, config.d_input),
         embedding_bias=torch.randn(config.d_model, dtype=torch.float64),
-        blocks=tuple(block() for _ in range(config.n_layer)),
+        blocks=tuple(block(config) for _ in range(config.n_layer)),
         norm_f=torch.ones(config.d_model, dtype=torch.float64),
-        risk_head=matrix(1, config.d_model),
+        risk_head=_matrix(1, config.d_model),
         risk_head_bias=torch.zeros(1, dtype=torch.float64),
-        forecast_head=matrix(2 * config.n_channels, config.d_model),
+        forecast_head=_matrix(2 * config.n_channels, config.d_model),
         forecast_head_bias=torch.zeros(2 * config.n_channels, dtype=torch.float64),
+    )
+
+
+def _matrix(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64) / math.sqrt(shape[-1])
+
+
+def _near(center: float, spread: float, width: int) -> Tensor:
+    return center + spread * torch.randn(width, dtype=torch.float64)
+
+
+def _random_mamba1(config: MambaConfig) -> BlockWeights:
+    d = config.d_inner
+    return BlockWeights(
+        norm=_near(1.0, 0.1, config.d_model),
+        in_proj=_matrix(2 * d, config.d_model),
+        conv1d=_matrix(d, 1, config.d_conv),
+        conv1d_bias=_near(0.0, 0.1, d),
+        x_proj=_matrix(config.dt_rank + 2 * config.d_state, d),
+        dt_proj=_matrix(d, config.dt_rank),
+        dt_proj_bias=_near(-4.0, 1.0, d),
+        A_log=torch.log(1 + 8 * torch.rand(d, config.d_state, dtype=torch.float64)),
+        D=_near(0.0, 1.0, d),
+        out_proj=_matrix(config.d_model, d),
+    )
+
+
+def _random_mamba2(config: MambaConfig) -> Mamba2Weights:
+    d, width, heads = config.d_inner, config.conv_width, config.n_heads
+    return Mamba2Weights(
+        norm=_near(1.0, 0.1, config.d_model),
+        in_proj=_matrix(d + width + heads, config.d_model),
+        conv1d=_matrix(width, 1, config.d_conv),
+        conv1d_bias=_near(0.0, 0.1, width),
+        dt_bias=_near(-4.0, 1.0, heads),
+        A_log=torch.log(1 + 8 * torch.rand(heads, dtype=torch.float64)),
+        D=_near(0.0, 1.0, heads),
+        gated_norm=_near(1.0, 0.1, d),
+        out_proj=_matrix(config.d_model, d),
     )

@@ -56,7 +56,7 @@ class Checkpoint:
         return {
             "format": FORMAT,
             "preprocessing": PREPROCESSING,
-            "config": asdict(self.config),
+            "config": self.config.described(),
             "schema": self.schema.to_json(),
             "normaliser": asdict(self.prior),
             "calibration": asdict(self.calibration),

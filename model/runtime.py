@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernels import (
+    CHUNKED,
     BackendUnavailableError,
     NetworkOutput,
     RecurrentState,
@@ -14,7 +15,6 @@ from kernels import (
     choose_backend,
     network_scan,
 )
-from kernels import selective_scan_chunked as chunked
 from model.checkpoint import Checkpoint
 from model.preprocess import Features, preprocess_sequence
 
@@ -107,7 +107,7 @@ class ModelRuntime:
         )
 
     def read(self, slots: Slots) -> tuple[Singles, Singles]:
-        """Copies of conv_state (batch, n_layer, d_inner, d_conv - 1) and ssm_state (batch, n_layer, d_inner, d_state)."""
+        """Copies of conv_state (batch, n_layer, conv_width, d_conv - 1) and ssm_state (batch, n_layer, d_inner, d_state)."""
         state = self._pool.read(torch.from_numpy(slots).to(self._backend.device))
         return state.conv.cpu().numpy(), state.ssm.cpu().numpy()
 
@@ -146,7 +146,7 @@ class ModelRuntime:
 class Recomputed:
     """A vehicle's whole session computed offline."""
 
-    conv: Floats  # (n_layer, d_inner, d_conv - 1)
+    conv: Floats  # (n_layer, conv_width, d_conv - 1)
     ssm: Floats  # (n_layer, d_inner, d_state)
     risk: Floats  # (length,)
 
@@ -173,7 +173,7 @@ def recompute_fleet(checkpoint: Checkpoint, ts_ms: NDArray[np.int64], signals: F
             weights,
             torch.from_numpy(features.inputs).double(),
             torch.from_numpy(features.ratio).double(),
-            scan=chunked,
+            scan=CHUNKED,
         )
     risk = checkpoint.calibration.risk(output.risk_logit.numpy())
     conv, ssm = state.conv.numpy(), state.ssm.numpy()

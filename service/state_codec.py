@@ -2,7 +2,7 @@
 
 offset  size  field
 0     4  magic "EWST"
-4     4  layout version (2)
+4     4  layout version (2 or 3)
 8     8  XXH3-64 of all bytes from 16 on
 16    16  model fingerprint
 32    16  n_layer, d_inner, d_conv - 1, d_state (uint32 each)
@@ -13,7 +13,9 @@ offset  size  field
           fp32, bf16  conv_state, ssm_state
           int8        bf16 scales of conv_state, of ssm_state, then conv_state, ssm_state (service/state_rounding.py)
 
-Layout 1, which earlier versions wrote, is still read: fp32 with a CRC-32.
+That is layout 2. Where the convolution has other channels than the state (Mamba-2) it is layout 3: a fifth size, the
+convolution's channels, follows the four, and all behind it lies 4 bytes later. Layout 1, which earlier versions wrote, is
+still read: fp32 with a CRC-32.
 """
 
 import struct
@@ -31,8 +33,7 @@ from service.state_rounding import FINITE, TOO_LARGE, dither_key, groups_in, rou
 SnapshotDtype = Literal["fp32", "bf16", "int8"]
 
 MAGIC = b"EWST"
-LAYOUT_VERSION = 2
-HEADER = struct.Struct("<4sIQ16s4IIIq")
+HEADERS = {2: struct.Struct("<4sIQ16s4IIIq"), 3: struct.Struct("<4sIQ16s5IIIq")}
 CHECKSUM = struct.Struct("<Q")
 CHECKSUM_OFFSET, CHECKED_FROM = 8, 16
 CODES: dict[SnapshotDtype, int] = {name: code for code, name in enumerate(get_args(SnapshotDtype), 1)}
@@ -68,7 +69,7 @@ class Snapshot:
     fingerprint: str  # 32 hex digits
     epoch: int
     seq: int
-    conv: Singles  # (n_layer, d_inner, d_conv - 1)
+    conv: Singles  # (n_layer, conv_width, d_conv - 1)
     ssm: Singles  # (n_layer, d_inner, d_state)
     dtype: SnapshotDtype = "fp32"  # as which it was held; the arrays are fp32 in any case
 
@@ -80,16 +81,33 @@ class Shapes(NamedTuple):
     d_inner: int
     d_conv_1: int
     d_state: int
+    conv_width: int
+
+    @staticmethod
+    def announced(sizes: Sequence[int]) -> "Shapes":
+        """From a header's sizes; four of them mean that the convolution is as wide as the state."""
+        n_layer, d_inner, d_conv_1, d_state, *rest = sizes
+        return Shapes(n_layer, d_inner, d_conv_1, d_state, *(rest or [d_inner]))
 
     @property
-    def n_rows(self) -> int:
-        """Rows of either array."""
-        return self.n_layer * self.d_inner
+    def layout(self) -> int:
+        """The layout that holds them."""
+        return 2 if self.conv_width == self.d_inner else 3
+
+    @property
+    def in_header(self) -> tuple[int, ...]:
+        """The sizes that the layout's header holds."""
+        return tuple(self) if self.layout == 3 else tuple(self)[:4]
+
+    @property
+    def header(self) -> struct.Struct:
+        """Of the layout."""
+        return HEADERS[self.layout]
 
     @property
     def conv(self) -> tuple[int, int, int]:
         """Of conv_state."""
-        return self.n_layer, self.d_inner, self.d_conv_1
+        return self.n_layer, self.conv_width, self.d_conv_1
 
     @property
     def ssm(self) -> tuple[int, int, int]:
@@ -98,16 +116,17 @@ class Shapes(NamedTuple):
 
     def sections(self, dtype: SnapshotDtype) -> list[tuple[str, int]]:
         """NumPy dtype and length of each run of values behind the header."""
-        conv, ssm = self.n_rows * self.d_conv_1, self.n_rows * self.d_state
+        rows = self.n_layer * self.conv_width, self.n_layer * self.d_inner
+        conv, ssm = rows[0] * self.d_conv_1, rows[1] * self.d_state
         if dtype != "int8":
             kind = "<f4" if dtype == "fp32" else "<u2"
             return [(kind, conv), (kind, ssm)]
-        scales = [self.n_rows * groups_in(width) for width in (self.d_conv_1, self.d_state)]
+        scales = [n * groups_in(width) for n, width in zip(rows, (self.d_conv_1, self.d_state), strict=True)]
         return [("<u2", scales[0]), ("<u2", scales[1]), ("i1", conv), ("i1", ssm)]
 
 
 def snapshot_bytes(conv_shape: Sequence[int], ssm_shape: Sequence[int], dtype: SnapshotDtype) -> int:
-    """Length of a snapshot of states with these shapes (n_layer, d_inner, ...)."""
+    """Length of a snapshot of states with these shapes (n_layer, channels, ...)."""
     return _length(_shapes(conv_shape, ssm_shape), dtype)
 
 
@@ -131,7 +150,7 @@ def pack_snapshots(
         fingerprint: of the model, 32 hex digits.
         epochs: (n,).
         seqs: (n,) of the last sample in each state.
-        conv: (n, n_layer, d_inner, d_conv - 1).
+        conv: (n, n_layer, conv_width, d_conv - 1).
         ssm: (n, n_layer, d_inner, d_state).
         dtype: fp32 keeps every bit; bf16 and int8 round (service/state_rounding.py says how far).
 
@@ -146,7 +165,7 @@ def pack_snapshots(
     packed = []
     for row, (epoch, seq) in enumerate(zip(map(int, epochs), map(int, seqs), strict=True)):
         parts = _encode(conv[row], ssm[row], shapes, dtype, dither_key(epoch, seq))
-        header = HEADER.pack(MAGIC, LAYOUT_VERSION, 0, model, *shapes, code, epoch, seq)
+        header = shapes.header.pack(MAGIC, shapes.layout, 0, model, *shapes.in_header, code, epoch, seq)
         checksum = xxhash.xxh3_64(header[CHECKED_FROM:])
         for part in parts:
             checksum.update(part.data)
@@ -162,17 +181,17 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         StateCodecError: too short, foreign, of another layout, of the wrong size, damaged, or with values that are no
             numbers.
     """
-    if len(data) < min(HEADER.size, HEADER_1.size):
+    if len(data) < HEADER_1.size:
         raise StateCodecError(f"{len(data)} bytes are less than a header")
     magic, version = struct.unpack_from("<4sI", data)
     if magic != MAGIC:
         raise StateCodecError(f"magic is {magic!r}, not {MAGIC!r}: this is no Emberwatch state")
     if version & 0xFFFF == 1:
         snapshot = _unpack_layout_1(data)
-    elif version == LAYOUT_VERSION:
-        snapshot = _unpack_layout_2(data)
+    elif version in HEADERS:
+        snapshot = _unpack(data, HEADERS[version])
     else:
-        raise StateCodecError(f"layout {version}; this version reads layouts 1 and {LAYOUT_VERSION}")
+        raise StateCodecError(f"layout {version}; this version reads layouts 1, {', '.join(map(str, HEADERS))}")
     if max(_largest(snapshot.conv), _largest(snapshot.ssm)) > FINITE:
         raise StateCodecError("it holds values that are no numbers")
     return snapshot
@@ -189,13 +208,15 @@ def unpack_snapshots(blobs: Iterable[bytes]) -> list[Snapshot | StateCodecError]
     return found
 
 
-def _unpack_layout_2(data: bytes) -> Snapshot:
-    if len(data) < HEADER.size:
+def _unpack(data: bytes, header: struct.Struct) -> Snapshot:
+    if len(data) < header.size:
         raise StateCodecError(f"{len(data)} bytes are less than a header")
-    _, _, checksum, model, *sizes, code, epoch, seq = HEADER.unpack_from(data)
+    _, _, checksum, model, *sizes, code, epoch, seq = header.unpack_from(data)
     if code not in NAMES:
         raise StateCodecError(f"dtype {code}; this version reads {', '.join(f'{c} ({n})' for c, n in NAMES.items())}")
-    shapes, dtype = Shapes(*sizes), NAMES[code]
+    shapes, dtype = Shapes.announced(sizes), NAMES[code]
+    if header is not shapes.header:
+        raise StateCodecError(f"layout 3 with a convolution as wide as the state: {shapes}")
     if len(data) != _length(shapes, dtype):
         raise StateCodecError(f"{len(data)} bytes do not hold the {dtype} state that the header announces: {shapes}")
     if xxhash.xxh3_64_intdigest(memoryview(data)[CHECKED_FROM:]) != checksum:
@@ -208,7 +229,7 @@ def _unpack_layout_1(data: bytes) -> Snapshot:
     _, _, code, model, *sizes, epoch, crc, seq = HEADER_1.unpack_from(data)
     if code != CODES["fp32"]:
         raise StateCodecError(f"layout 1 with dtype {code}; there was only 1 (fp32)")
-    shapes = Shapes(*sizes)
+    shapes = Shapes.announced(sizes)
     n_conv, n_ssm = (length for _, length in shapes.sections("fp32"))
     if len(data) != HEADER_1.size + 4 * (n_conv + n_ssm):
         raise StateCodecError(f"{len(data)} bytes do not hold the {n_conv + n_ssm} values that the header announces")
@@ -221,17 +242,17 @@ def _unpack_layout_1(data: bytes) -> Snapshot:
 
 
 def _shapes(conv: Sequence[int], ssm: Sequence[int]) -> Shapes:
-    n_layer, d_inner, d_conv_1 = conv
-    return Shapes(n_layer, d_inner, d_conv_1, ssm[2])
+    n_layer, conv_width, d_conv_1 = conv
+    return Shapes(n_layer, ssm[1], d_conv_1, ssm[2], conv_width)
 
 
 def _length(shapes: Shapes, dtype: SnapshotDtype) -> int:
-    return HEADER.size + sum(np.dtype(kind).itemsize * length for kind, length in shapes.sections(dtype))
+    return shapes.header.size + sum(np.dtype(kind).itemsize * length for kind, length in shapes.sections(dtype))
 
 
 def _parts(record: Bytes, shapes: Shapes, dtype: SnapshotDtype) -> list[NDArray[np.generic]]:
     """Views of the sections of a record (length,)."""
-    parts, start = [], HEADER.size
+    parts, start = [], shapes.header.size
     for kind, length in shapes.sections(dtype):
         end = start + np.dtype(kind).itemsize * length
         parts.append(record[start:end].view(kind))
@@ -279,8 +300,7 @@ def _decode(record: Bytes, shapes: Shapes, dtype: SnapshotDtype, key: int) -> tu
     parts = _parts(record, shapes, dtype)
     if dtype == "fp32":
         return parts[0].astype(np.float32, copy=False), parts[1].astype(np.float32, copy=False)
-    conv = np.empty(shapes.n_rows * shapes.d_conv_1, np.float32)
-    ssm = np.empty(shapes.n_rows * shapes.d_state, np.float32)
+    conv, ssm = (np.empty(part.size, np.float32) for part in parts[-2:])
     if dtype == "bf16":
         for out, part in zip((conv, ssm), parts, strict=True):
             roundings().from_bf16(part, out.view(np.uint32))

@@ -30,7 +30,7 @@ def pack_weights(config: MambaConfig, weights: NetworkWeights, lanes: int) -> Te
 
 def _parts(config: MambaConfig, weights: NetworkWeights, lanes: int) -> Iterator[Tensor]:
     yield from _linear(_pad(weights.embedding), _pad(weights.embedding_bias), lanes)
-    for block in weights.blocks:
+    for block in weights.mamba1_blocks():
         yield from _block(config, block, lanes)
     # The norm's weight scales the inputs of the projection that follows it, so it is folded into that one.
     heads = torch.cat((weights.forecast_head, weights.risk_head)) * weights.norm_f

@@ -13,7 +13,7 @@ from kernels.cuda.step_plan import StepPlan, StepPlanError
 from kernels.packed import last_outputs, scan_each, split_outputs
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan
-from kernels.scan import selective_scan_chunked
+from kernels.scan_forms import CHUNKED
 from kernels.weights import NetworkWeights
 
 NEEDED_CAPABILITY = (9, 0)  # clusters and their shared memory
@@ -21,6 +21,8 @@ NEEDED_CAPABILITY = (9, 0)  # clusters and their shared memory
 
 def missing_for_cuda(config: MambaConfig) -> str | None:
     """What the kernels lack here or cannot hold, in words; None when they can run."""
+    if config.block != "mamba1":
+        return f"they compute Mamba-1 blocks, the network's are {config.block}"
     if not torch.cuda.is_available():
         return f"no CUDA device (torch {torch.__version__} sees none)"
     if torch.cuda.get_device_capability() < NEEDED_CAPABILITY:
@@ -115,7 +117,7 @@ class CudaBackend:
     ) -> tuple[NetworkOutput, RecurrentState]:
         """In torch: the fused scan is compiled for some sizes of the state only."""
         features, ratio = self._fp32(features), self._fp32(ratio)
-        return network_scan(self._config, self._weights, features, ratio, state, scan=selective_scan_chunked)
+        return network_scan(self._config, self._weights, features, ratio, state, scan=CHUNKED)
 
     def _fp32(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device, torch.float32).contiguous()

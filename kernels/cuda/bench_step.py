@@ -26,9 +26,10 @@ from kernels.cuda.backend import CudaBackend
 from kernels.cuda.compiler import compile_kernels
 from kernels.cuda.step import CUTS, KEPT, KEPT_RANKS, StepKernel, StepParams
 from kernels.cuda.step_plan import StepPlan
+from kernels.layers import rms_norm
 from kernels.pool import StatePool
-from kernels.reference import RecurrentState, block_step, heads, network_scan, network_step, rms_norm
-from kernels.scan import selective_scan_chunked
+from kernels.reference import RecurrentState, block_step, heads, network_scan, network_step
+from kernels.scan_forms import CHUNKED
 from kernels.weights import NetworkWeights, random_weights
 
 CONFIG = MambaConfig(d_input=22, n_channels=9)
@@ -212,7 +213,7 @@ def check_scan(weights: NetworkWeights, backend: CudaBackend) -> bool:
             continue
         before = RecurrentState(start.conv[at].double(), start.ssm[at].double())
         rows = (features[None, own].double(), ratio[None, own].double())
-        _, after = network_scan(CONFIG, weights, *rows, before, scan=selective_scan_chunked)
+        _, after = network_scan(CONFIG, weights, *rows, before, scan=CHUNKED)
         worst = max(worst, relative_error(found.ssm[at], after.ssm), relative_error(found.conv[at], after.conv))
     stepped = StatePool(CONFIG, 3, torch.device("cuda"))
     slot = torch.tensor([2], device="cuda")

@@ -28,6 +28,7 @@ from kernels.cuda.network import fused_heads, network_scan_cuda
 from kernels.cuda.selective_scan import Operands, ScanTiling, scan_backward, scan_forward, selective_scan
 from kernels.reference import NetworkOutput, network_scan
 from kernels.scan import selective_scan_chunked
+from kernels.scan_forms import CHUNKED
 from kernels.weights import BlockWeights, NetworkWeights, random_weights
 
 CONFIG = MambaConfig(d_input=22, n_channels=9)
@@ -127,7 +128,7 @@ def check_network(dtype: torch.dtype, batch: int, length: int) -> dict[str, floa
         own = weights.to(device=torch.device("cuda"), dtype=of)
         leaves = {name: tensor.requires_grad_() for name, tensor in named(own).items()}
         if truth:
-            output, last = network_scan(CONFIG, own, features.double(), ratio.double(), scan=selective_scan_chunked)
+            output, last = network_scan(CONFIG, own, features.double(), ratio.double(), scan=CHUNKED)
         else:
             poison()
             output, last = network_scan_cuda(CONFIG, own, features, ratio, dtype=dtype)
@@ -219,7 +220,7 @@ def exp_floor_ms(batch: int, length: int) -> float:
 def time_kernels(batch: int, length: int, rounds: int, *, sweep: bool) -> None:
     """Each kernel of one layer alone, in bf16."""
     at, d, n, rank = torch.device("cuda"), CONFIG.d_inner, CONFIG.d_state, CONFIG.dt_rank
-    block = random_weights(replace(CONFIG, n_layer=1)).to(device=at, dtype=torch.float32).blocks[0]
+    block = random_weights(replace(CONFIG, n_layer=1)).to(device=at, dtype=torch.float32).mamba1_blocks()[0]
     xz = torch.randn(batch, length, 2 * d, device=at, dtype=torch.bfloat16)
     x, z = xz.chunk(2, dim=-1)
     projected = torch.randn(batch, length, rank + 2 * n, device=at, dtype=torch.bfloat16)

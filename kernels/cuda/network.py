@@ -42,12 +42,12 @@ def network_scan_cuda(
         Outputs at every step and the last state, fp32. Gradients reach every weight and `state.ssm`.
 
     Raises:
-        ValueError: operands do not fit, or are not on a CUDA device, or a gradient of `ratio` or `state.conv` is asked.
+        ValueError: the blocks are not Mamba-1, operands do not fit, or are not on a CUDA device, or a gradient of `ratio` or `state.conv` is asked.
     """
     with torch.autocast(features.device.type, enabled=False):
         x = F.linear(features, weights.embedding, weights.embedding_bias)
         conv, ssm = [], []
-        for layer, block in enumerate(weights.blocks):
+        for layer, block in enumerate(weights.mamba1_blocks()):
             y, conv_state, ssm_state = block_scan_cuda(
                 config,
                 block,
@@ -84,7 +84,7 @@ def block_scan_cuda(
     ssm_state: Tensor | None,
     tiling: ScanTiling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.reference.block_scan` in the dtype of x; states are fp32."""
+    """`kernels.mamba1.block_scan` in the dtype of x; states are fp32."""
     xz = F.linear(x, block.in_proj.to(x.dtype))
     y, last = _Mixer.apply(  # type: ignore[no-untyped-call]
         xz, ratio, block.conv1d.squeeze(1), block.conv1d_bias, block.x_proj, block.dt_proj, block.dt_proj_bias,

@@ -14,9 +14,10 @@ from kernels.config import MambaConfig
 from kernels.cuda.causal_conv1d import conv_forward
 from kernels.cuda.network import fused_heads
 from kernels.cuda.selective_scan import DEFAULT_TILING, Operands, ScanTiling, scan_forward
+from kernels.layers import rms_norm
 from kernels.packed import join_outputs, split_outputs
 from kernels.pool import StatePool
-from kernels.reference import NetworkOutput, RecurrentState, rms_norm
+from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import BlockWeights, NetworkWeights
 
 ROWS_AT_ONCE = 1 << 19  # (vehicle, sample) rows under way: about 8 GB of activations at d_model 128
@@ -111,7 +112,7 @@ def carry(
     """The residual stream (batch, length, d_model) before the heads, and the states after `lengths` (batch,) samples."""
     x = F.linear(features, weights.embedding, weights.embedding_bias)
     conv, ssm = [], []
-    for layer, block in enumerate(weights.blocks):
+    for layer, block in enumerate(weights.mamba1_blocks()):
         y, conv_state, ssm_state = carry_block(
             config, block, rms_norm(x, block.norm, config.norm_eps), ratio, lengths, state.conv[:, layer],
             state.ssm[:, layer], DEFAULT_TILING,
@@ -132,7 +133,7 @@ def carry_block(
     ssm_state: Tensor,
     tiling: ScanTiling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.reference.block_scan` from a state, in fp32, each vehicle over its own length."""
+    """`kernels.mamba1.block_scan` from a state, in fp32, each vehicle over its own length."""
     xz = F.linear(x, block.in_proj)
     own, z = xz.chunk(2, dim=-1)
     u = conv_forward(own, block.conv1d.squeeze(1), block.conv1d_bias, conv_state)

@@ -28,7 +28,7 @@ def _fragments(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
     yield _product(plan, weights.embedding, plan.model // 16, plan.input_steps, 1)
     heads = torch.cat((weights.forecast_head, weights.risk_head)) * weights.norm_f
     yield _product(plan, heads, plan.head_tiles, plan.model // 16, plan.split_heads)
-    for block in weights.blocks:
+    for block in weights.mamba1_blocks():
         for rank in range(plan.ranks):
             yield from _layer(plan, block, rank)
 
@@ -48,13 +48,13 @@ def _layer(plan: StepPlan, block: BlockWeights, rank: int) -> Iterator[Tensor]:
 def _tables(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
     yield _pad(weights.embedding_bias, plan.model)
     yield _pad(torch.cat((weights.forecast_head_bias, weights.risk_head_bias)), 16 * plan.head_tiles)
-    for block in weights.blocks:
+    for block in weights.mamba1_blocks():
         for rank in range(plan.ranks):
             yield _own(plan, block.conv1d.squeeze(1), rank).T
             for vector in (block.conv1d_bias, block.dt_proj_bias, block.D):
                 yield _own(plan, vector, rank)
             yield _own(plan, block.dt_proj, rank).T
-    for block in weights.blocks:
+    for block in weights.mamba1_blocks():
         for rank in range(plan.ranks):
             yield _pad(_own(plan, -torch.exp(block.A_log) * LOG2_E, rank).T, plan.states).T
 

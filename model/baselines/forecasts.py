@@ -17,10 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from kernels import selective_scan_chunked
+from kernels import scan_forms_cpu
 from kernels.bench_step import this_commit
-from kernels.cpu import missing_for_cpu
-from kernels.cpu.training_scan import selective_scan_cpu
 from model.baselines.protocol import COLUMN, Bools, Floats, Singles
 from model.baselines.selection import over_fleet, spread
 from model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
@@ -171,9 +169,7 @@ class NetworkForecast:
     def density(self, log: Log) -> tuple[Floats, Floats]:
         """As `Forecaster`."""
         inputs, ratio = torch.from_numpy(log.inputs)[None], torch.from_numpy(log.ratio)[None]
-        output = self._network(
-            inputs, ratio, selective_scan_cpu if missing_for_cpu() is None else selective_scan_chunked
-        )
+        output = self._network(inputs, ratio, scan_forms_cpu())
         mean = output.forecast_mean[0, :-1].double().numpy()
         return mean, np.exp(output.forecast_log_scale[0, :-1].double().numpy())
 

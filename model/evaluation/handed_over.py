@@ -23,7 +23,7 @@ Millis = NDArray[np.int64]
 DAY_SAMPLES = 17_280
 LOST_SHARE = 0.25  # more is simulated, so that a van that loses rows on the way still has a whole day of them
 
-# (index of the last sample in the states, conv (vans, n_layer, d_inner, d_conv - 1), ssm (vans, n_layer, d_inner, d_state))
+# (index of the last sample in the states, conv (vans, n_layer, conv_width, d_conv - 1), ssm (vans, n_layer, d_inner, d_state))
 # to what comes back; both fp32.
 Keep = Callable[[int, Singles, Singles], tuple[Singles, Singles]]
 
@@ -43,7 +43,7 @@ class Course:
     """What came of it."""
 
     logit: Singles  # (vans, length)
-    conv: Singles  # (vans, n_layer, d_inner, d_conv - 1) after the last sample
+    conv: Singles  # (vans, n_layer, conv_width, d_conv - 1) after the last sample
     ssm: Singles  # (vans, n_layer, d_inner, d_state) after the last sample
 
 

@@ -35,7 +35,7 @@ class MambaScorer:
         weights = checkpoint.network.weights()
         if self.device.type == "cuda":
             self._weights = weights.to(device=self.device, dtype=torch.float32)
-            self._forward = training_forward(self.device, torch.float32)
+            self._forward = training_forward(self.device, torch.float32, checkpoint.config.block)
             return
         try:
             self._backend = choose_backend("cpu", checkpoint.config, weights)

@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import selective_scan_chunked
-from kernels.cpu import missing_for_cpu
-from kernels.cpu.training_scan import selective_scan_cpu
+from kernels import scan_forms_cpu
 from kernels.reference import LOG_SCALE_BOUNDS
 from model.baselines.forecasts import BMW_FITTED, FIT_VEHICLES, Log, bmw_trips, fitting_logs, preprocess_log, thinned
 from model.baselines.protocol import COLUMN
@@ -121,8 +119,7 @@ def rows_of(checkpoint: Checkpoint, log: Log, absent: NDArray[np.bool_]) -> Rows
     inputs, present = log.inputs.copy(), log.present & ~absent
     inputs[:, :n][:, absent] = inputs[:, n : 2 * n][:, absent] = 0.0
     features = torch.from_numpy(inputs)
-    scan = selective_scan_cpu if missing_for_cpu() is None else selective_scan_chunked
-    hidden = checkpoint.network.hidden(features[None], torch.from_numpy(log.ratio)[None], scan)[0]
+    hidden = checkpoint.network.hidden(features[None], torch.from_numpy(log.ratio)[None], scan_forms_cpu())[0]
     next_present = torch.from_numpy(present[1:])
     kept = next_present.any(dim=1)
     return Rows(hidden[:-1][kept], features[:-1, :n][kept], features[1:, :n][kept], next_present[kept])

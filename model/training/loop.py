@@ -64,7 +64,7 @@ class Trainer:
         self._ranks = ranks
         self._folder = folder
         self._n_channels = len(schema.channels)
-        self._forward = forward or training_forward(ranks.device)
+        self._forward = forward or training_forward(ranks.device, block=network.config.block)
         self._sampler = Sampler(schema, train, config, ranks.device, stream=ranks.index, streams=ranks.count)
         self._validation = validation
         self._state: RecurrentState | None = None
@@ -72,7 +72,7 @@ class Trainer:
         self._best = {name: p.clone() for name, p in self._average.items()}
         self._optimiser = torch.optim.AdamW(parameter_groups(self.network, config), lr=1.0, betas=(0.9, 0.98))
         self._finite = torch.ones((), dtype=torch.bool, device=ranks.device)  # so far every gradient was
-        self._dt_parameters = [p for name, p in self.network.named_parameters() if "dt_proj" in name]
+        self._dt_parameters = [p for name, p in self.network.named_parameters() if "dt_" in name]
 
     def run(self, on_step: Callable[[Progress, Scalars], None] | None = None) -> dict[str, Tensor]:
         """Train to the end or until validation no longer improves; the best averaged weights.

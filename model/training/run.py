@@ -77,7 +77,7 @@ def train(
     workers: int = 2,
     work: Path | None = None,
     resume: bool = False,
-    network: dict[str, int] | None = None,
+    network: dict[str, Any] | None = None,
     prior: FleetPrior | None = None,
     start: dict[str, Tensor] | None = None,
     on_step: Callable[[Progress, Scalars], None] | None = None,

@@ -1,6 +1,7 @@
 """`emberwatch train`: a checkpoint from a simulated fleet or from a user's own recordings."""
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from service.cli.output import console, print_json, refusing, train_extra
 
 DEFAULT_STEPS = 1_000
+
+
+class Block(StrEnum):
+    """Kind of Mamba block."""
+
+    MAMBA1 = "mamba1"
+    MAMBA2 = "mamba2"
 
 
 def train(
@@ -37,6 +45,10 @@ def train(
     d_model: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 128,
     n_layer: Annotated[int, typer.Option(min=1, help="Mamba blocks.")] = 4,
     d_state: Annotated[int, typer.Option(min=1, help="State size per inner channel.")] = 64,
+    block: Annotated[
+        Block, typer.Option(help="mamba2 has no step in C++ or CUDA: torch serves it (docs/training.md).")
+    ] = Block.MAMBA1,
+    head_dim: Annotated[int, typer.Option(min=1, help="With mamba2: inner channels that share one decay.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the data.")] = 2,
     *,
     start_from: Annotated[
@@ -81,7 +93,9 @@ def train(
             watch = Watch(out / "tensorboard", progress, config) if ranks.first else None
             checkpoint = run(
                 sources, config, out, ranks=ranks, workers=workers, resume=resume, on_step=watch,
-                network={"d_model": d_model, "n_layer": n_layer, "d_state": d_state},
+                network={
+                    "d_model": d_model, "n_layer": n_layer, "d_state": d_state, "block": block.value, "head_dim": head_dim,
+                },
                 prior=first.prior if first is not None else None,
                 start=first.network.state_dict() if first is not None else None,
             )  # fmt: skip

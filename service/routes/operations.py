@@ -29,7 +29,7 @@ async def get_model(running: RunningDep) -> ModelInfo:
         resolve_threshold=running.engine.policy.resolve_threshold,
         alert_rules={rule.word: thresholds(running.engine.policy, rule) for rule in Rule},
         parameters=sum(p.numel() for p in checkpoint.network.parameters()),
-        config=asdict(config),
+        config={"block": config.block, **config.described()},
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
         channels=[asdict(channel) for channel in checkpoint.schema.channels],
         bytes_per_vehicle=vehicle_bytes(

@@ -29,6 +29,10 @@ def make_weights() -> MakeWeights:
 
 SMALL = MambaConfig(d_input=7, n_channels=3, d_model=12, n_layer=2, d_state=5, d_conv=4, dt_rank=3)
 FULL = MambaConfig(d_input=22, n_channels=9)
+SMALL_2 = MambaConfig(
+    d_input=7, n_channels=3, d_model=12, n_layer=2, d_state=5, d_conv=4, block="mamba2", head_dim=4, n_groups=2
+)
+FULL_2 = MambaConfig(d_input=22, n_channels=9, block="mamba2")
 
 
 @pytest.fixture(params=[SMALL, FULL], ids=["small-odd", "full"])

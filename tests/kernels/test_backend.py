@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels import (
+    CHUNKED,
     Backend,
     BackendUnavailableError,
     MambaConfig,
@@ -18,9 +19,9 @@ from kernels import (
     choose_backend,
     network_scan,
     network_step,
-    selective_scan_chunked,
 )
 from kernels.cpu import missing_for_cpu
+from kernels.packed import join_outputs
 from tests.kernels.conftest import FULL, SMALL, MakeWeights
 
 NAMES = [
@@ -129,9 +130,8 @@ def test_one_step_from_any_state_at_any_size(
     pool.write(slots.to(backend.device), start)
     output = backend.step(pool, slots, features.float(), ratio.float())
     state = pool.read(slots.to(backend.device))
-    assert relative_error(output.risk_logit, truth.risk_logit) < 1e-4
-    assert relative_error(output.forecast_mean, truth.forecast_mean) < 1e-4
-    assert relative_error(output.forecast_log_scale, truth.forecast_log_scale) < 1e-4
+    # All outputs of a vehicle at once: a single logit may lie so near zero that its rounding is large beside it.
+    assert relative_error(join_outputs(output), join_outputs(truth)) < 1e-4
     assert relative_error(state.conv, after.conv) < 1e-5
     assert relative_error(state.ssm, after.ssm) < 1e-5
 
@@ -192,7 +192,7 @@ def test_a_day_of_steps_stays_within_promise_one(backend_name: str, make_weights
     backend = choose_backend(backend_name, config, weights)
     features = torch.randn(2, length, config.d_input).double()
     ratio = torch.where(torch.rand(2, length) < 0.01, random_ratio(2, length), 1.0)
-    _, truth = network_scan(config, weights, features, ratio, scan=selective_scan_chunked)
+    _, truth = network_scan(config, weights, features, ratio, scan=CHUNKED)
     pool, slots = StatePool(config, 3, backend.device), torch.tensor([2, 1])
     rows, ratios = features.float().unbind(1), ratio.float().unbind(1)
     for row, row_ratio in zip(rows, ratios, strict=True):
@@ -230,7 +230,7 @@ def packed_case(
         state = RecurrentState(start.conv[vehicle, None], start.ssm[vehicle, None])
         if length > 0:
             rows = (features[None, own].double(), ratio[None, own].double())
-            output, state = network_scan(config, weights, *rows, state, scan=selective_scan_chunked)
+            output, state = network_scan(config, weights, *rows, state, scan=CHUNKED)
             risks.append(output.risk_logit[0])
         convs.append(state.conv)
         ssms.append(state.ssm)

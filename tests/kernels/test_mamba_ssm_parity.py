@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import MambaConfig, selective_scan_ref
+from kernels import CHUNKED, SEQUENTIAL, MambaConfig
 from kernels.reference import block_scan, block_step
-from kernels.scan import selective_scan_chunked, selective_scan_mamba_ssm
+from kernels.scan import selective_scan_mamba_ssm, selective_scan_ref
 from model.network import Block, block_weights
 from tests.kernels.test_backend import relative_error
 from tests.kernels.test_scan import Operands, operands
@@ -42,7 +42,7 @@ def test_scan_outputs_and_last_state_agree(mamba_ssm_block: Any, length: int) ->
     theirs.layer_idx = 0
     expected = theirs(x, inference_params=cache)
     weights = block_weights(ours.cuda().float())
-    for scan in (selective_scan_ref, selective_scan_chunked):
+    for scan in (SEQUENTIAL, CHUNKED):
         y, our_conv, our_ssm = block_scan(CONFIG, weights, x, torch.ones(4, length, device="cuda"), None, None, scan)
         assert relative_error(y, expected.double().cpu()) < 1e-5
         assert relative_error(our_ssm, ssm.double().cpu()) < 1e-5

@@ -1,14 +1,22 @@
 """The maths: step against scan, gaps, and the published formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import MambaConfig, RecurrentState, network_scan, network_step
+from kernels import BlockWeights, Mamba2Weights, MambaConfig, RecurrentState, network_scan, network_step
 from kernels.reference import block_step
-from tests.kernels.conftest import MakeWeights
+from tests.kernels.conftest import FULL, FULL_2, SMALL, SMALL_2, MakeWeights
+
+
+@pytest.fixture(params=[SMALL, FULL, SMALL_2, FULL_2], ids=["small-1", "full-1", "small-2", "full-2"])
+def config(request: pytest.FixtureRequest) -> MambaConfig:
+    """Both kinds of block, each in an odd small size and in the product's."""
+    assert isinstance(request.param, MambaConfig)
+    return request.param
 
 
 def random_sequence(config: MambaConfig, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,9 +79,11 @@ def test_a_batch_equals_its_vehicles_one_by_one(config: MambaConfig, make_weight
     torch.testing.assert_close(shuffled.risk_logit, together.risk_logit[order], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full"])
 def test_at_the_nominal_interval_a_block_is_plain_mamba(config: MambaConfig, make_weights: MakeWeights) -> None:
     """With ratio 1 a block computes Mamba's published step, written here once more, term by term."""
     block = make_weights(config).blocks[0]
+    assert isinstance(block, BlockWeights)
     x = torch.randn(config.d_model, dtype=torch.float64)
     conv = torch.randn(config.d_inner, config.d_conv - 1, dtype=torch.float64)
     ssm = torch.randn(config.d_inner, config.d_state, dtype=torch.float64)
@@ -88,6 +98,39 @@ def test_at_the_nominal_interval_a_block_is_plain_mamba(config: MambaConfig, mak
     C = projected[config.dt_rank + config.d_state :]
     expected = torch.exp(dt[:, None] * -torch.exp(block.A_log)) * ssm + dt[:, None] * B[None] * u[:, None]
     expected_y = block.out_proj @ ((expected @ C + block.D * u) * F.silu(z))
+
+    torch.testing.assert_close(new_ssm[0], expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(y[0], expected_y, rtol=1e-10, atol=1e-12)
+    assert torch.equal(new_conv[0], taps[:, 1:])
+
+
+@pytest.mark.parametrize("config", [SMALL_2, FULL_2], ids=["small", "full"])
+def test_at_the_nominal_interval_a_block_is_plain_mamba_2(config: MambaConfig, make_weights: MakeWeights) -> None:
+    """With ratio 1 a block computes Mamba-2's published step, written here once more, head by head."""
+    block = make_weights(config).blocks[0]
+    assert isinstance(block, Mamba2Weights)
+    x = torch.randn(config.d_model, dtype=torch.float64)
+    conv = torch.randn(config.conv_width, config.d_conv - 1, dtype=torch.float64)
+    ssm = torch.randn(config.d_inner, config.d_state, dtype=torch.float64)
+    y, new_conv, new_ssm = block_step(config, block, x[None], torch.ones(1, dtype=torch.float64), conv[None], ssm[None])
+
+    projected, d, n = block.in_proj @ x, config.d_inner, config.d_state
+    z, xBC, dt_raw = projected[:d], projected[d : d + config.conv_width], projected[d + config.conv_width :]
+    taps = torch.cat((conv, xBC[:, None]), dim=1)
+    xBC = F.silu(torch.einsum("dk,dk->d", taps, block.conv1d[:, 0]) + block.conv1d_bias)
+    B, C = xBC[d : d + config.n_groups * n], xBC[d + config.n_groups * n :]
+    expected, inner = torch.empty_like(ssm), torch.empty(d, dtype=torch.float64)
+    for head in range(config.n_heads):
+        own = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        group = head * config.n_groups // config.n_heads
+        shared = slice(group * n, (group + 1) * n)
+        dt = F.softplus(dt_raw[head] + block.dt_bias[head])
+        decay = torch.exp(-dt * torch.exp(block.A_log[head]))
+        expected[own] = decay * ssm[own] + dt * torch.outer(xBC[:d][own], B[shared])
+        inner[own] = expected[own] @ C[shared] + block.D[head] * xBC[:d][own]
+    gated = inner * F.silu(z)
+    gated = torch.cat([g / torch.sqrt(g.square().mean() + config.norm_eps) for g in gated.chunk(config.n_groups)])
+    expected_y = block.out_proj @ (gated * block.gated_norm)
 
     torch.testing.assert_close(new_ssm[0], expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(y[0], expected_y, rtol=1e-10, atol=1e-12)
@@ -122,3 +165,17 @@ def test_sizes_must_be_positive() -> None:
     """A configuration that cannot exist is refused by name."""
     with pytest.raises(ValueError, match="d_state must be positive"):
         MambaConfig(d_input=7, n_channels=3, d_state=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"block": "mamba3"}, "block must be one of mamba1, mamba2"),
+        ({"block": "mamba2", "head_dim": 48}, "head_dim 48 does not divide the inner width 256"),
+        ({"block": "mamba2", "n_groups": 3}, "n_groups 3 does not divide the 4 heads"),
+    ],
+)
+def test_a_block_that_cannot_be_built_is_refused(sizes: dict[str, Any], reason: str) -> None:
+    """An unknown kind of block and heads that do not divide are refused by name."""
+    with pytest.raises(ValueError, match=reason):
+        MambaConfig(d_input=7, n_channels=3, **sizes)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import selective_scan_chunked, selective_scan_ref
+from kernels.scan import selective_scan_chunked, selective_scan_ref
 
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from model.checkpoint import Checkpoint
+from model.network import RiskNetwork
 from service.head import VERSION
 from service.store_keys import partition_of
+from service.vehicle_bytes import vehicle_bytes
 from tests.processes import ValkeyProcess
 from tests.service.workers import PARTITIONS, close_to, count, run, words, worker
 
@@ -29,6 +31,26 @@ def test_rehydration_equals_streaming(
         assert close_to(await reader.state(vehicle), reader.offline(n + 3))
         source = "snapshot" if (await reader.store.bases([vehicle]))[0][4:8] == n.to_bytes(4, "little") else "journal"
         assert count(reader.metrics.rehydrations, source) == 1
+
+    run([writer, reader], scenario)
+
+
+def test_a_network_of_mamba_2_blocks_is_served(valkey: ValkeyProcess, checkpoint: Checkpoint, vehicle: str) -> None:
+    """`auto` finds a backend for it; snapshots of its wider convolution, a takeover and the stated sizes are right."""
+    config = replace(checkpoint.config, d_model=16, n_layer=2, d_state=8, block="mamba2", head_dim=8)
+    network = RiskNetwork(config).requires_grad_(requires_grad=False)
+    other = replace(checkpoint, network=network)
+    writer, reader = (worker(valkey.url, other, snapshot_every=20, backend="auto") for _ in range(2))
+
+    async def scenario() -> None:
+        await writer.run(vehicle, 0, 30)
+        await writer.stream(vehicle, 30, 45)
+        await writer.written()
+        assert close_to(await reader.state(vehicle), reader.offline(45))
+        await reader.stream(vehicle, 45, 48)
+        assert close_to(await reader.state(vehicle), reader.offline(48))
+        held = await reader.state(vehicle)
+        assert held.conv.nbytes + held.ssm.nbytes == vehicle_bytes(other, 20, "fp32")["state"]
 
     run([writer, reader], scenario)
 

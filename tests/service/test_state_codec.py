@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from service.state_codec import (
     CHECKSUM_OFFSET,
     CRC_OFFSET,
-    HEADER,
     HEADER_1,
-    LAYOUT_VERSION,
+    HEADERS,
     Snapshot,
     SnapshotDtype,
     StateCodecError,
@@ -39,11 +38,12 @@ def rng() -> np.random.Generator:
 
 
 def some_states(rng: np.random.Generator, n: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """States of magnitudes over many powers of ten, with rows and groups of zeros; odd sizes."""
+    """States of magnitudes over many powers of ten, with rows and groups of zeros; odd sizes, of both kinds of block."""
     n_layer, d_inner, d_state = 2, int(rng.integers(1, 9)), int(rng.integers(1, 70))
+    conv_width = d_inner + (2 * d_state if rng.random() < 0.5 else 0)
     arrays = []
-    for width in (3, d_state):
-        rows = rng.normal(size=(n, n_layer, d_inner, width)) * 10.0 ** rng.uniform(-30, 30, (n, n_layer, d_inner, 1))
+    for channels, width in ((conv_width, 3), (d_inner, d_state)):
+        rows = rng.normal(size=(n, n_layer, channels, width)) * 10.0 ** rng.uniform(-30, 30, (n, n_layer, channels, 1))
         rows[rng.random(rows.shape[:-1]) < 0.2] = 0.0
         arrays.append(rows.astype(np.float32))
     return arrays[0], arrays[1]
@@ -141,6 +141,16 @@ def test_a_batch_is_its_members(rng: np.random.Generator, dtype: SnapshotDtype) 
         assert len(data) == snapshot_bytes(conv.shape[1:], ssm.shape[1:], dtype)
 
 
+def test_only_a_wider_convolution_needs_layout_3(rng: np.random.Generator) -> None:
+    """A state of Mamba-1 is written as before; the convolution of Mamba-2 has its own number of channels."""
+    ssm = rng.normal(size=(1, 2, 6, 5)).astype(np.float32)
+    for channels, layout in ((6, 2), (16, 3)):
+        conv = rng.normal(size=(1, 2, channels, 3)).astype(np.float32)
+        data = pack_snapshots(MODEL, [1], [7], conv, ssm)[0]
+        assert data[4] == layout
+        assert np.array_equal(unpack_snapshot(data).conv, conv[0])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_not_packed(rng: np.random.Generator, dtype: SnapshotDtype, value: float) -> None:
@@ -167,7 +177,8 @@ def test_what_is_too_large_for_the_dtype_is_not_packed(rng: np.random.Generator,
 def test_any_damaged_byte_is_noticed(rng: np.random.Generator, dtype: SnapshotDtype) -> None:
     """Flipping one bit anywhere, header and checksum included, is refused."""
     data = pack_one(rng, dtype)
-    for position in [*range(HEADER.size), *rng.integers(HEADER.size, len(data), 50).tolist()]:
+    first = HEADERS[data[4]].size
+    for position in [*range(first), *rng.integers(first, len(data), 50).tolist()]:
         damaged = bytearray(data)
         damaged[position] ^= 1 << int(rng.integers(8))
         with pytest.raises(StateCodecError):
@@ -178,12 +189,13 @@ def test_any_damaged_byte_is_noticed(rng: np.random.Generator, dtype: SnapshotDt
 def test_the_reason_is_named(rng: np.random.Generator, dtype: SnapshotDtype) -> None:
     """Short, foreign, of a later version, cut off and damaged are told apart."""
     data = pack_one(rng, dtype)
+    at = HEADERS[data[4]].size - 16  # of the dtype
     for wrong, reason in (
         (b"", "less than a header"),
         (data[:60], "less than a header"),
         (b"RDB1" + data[4:], "no Emberwatch state"),
-        (data[:4] + struct.pack("<I", LAYOUT_VERSION + 1) + data[8:], f"layout {LAYOUT_VERSION + 1}"),
-        (data[:48] + struct.pack("<I", 4) + data[52:], "dtype 4"),
+        (data[:4] + struct.pack("<I", 4) + data[8:], "layout 4"),
+        (data[:at] + struct.pack("<I", 4) + data[at + 4 :], "dtype 4"),
         (data[:-1], "do not hold"),
         (data + b"\0", "do not hold"),
         (data[:CHECKSUM_OFFSET] + bytes(8) + data[CHECKSUM_OFFSET + 8 :], "checksum"),
@@ -223,7 +235,7 @@ def test_layout_1_is_still_read(rng: np.random.Generator) -> None:
         (data[:-4], "do not hold"),
         (data[:6] + b"\2\0" + data[8:], "layout 1 with dtype 2"),
         (data[:CRC_OFFSET] + bytes(4) + data[CRC_OFFSET + 4 :], "checksum"),
-        (data[:60] + b"\x55" + data[61:], "checksum"),
+        (data[:60] + bytes([data[60] ^ 0x55]) + data[61:], "checksum"),
     ):
         with pytest.raises(StateCodecError, match=reason):
             unpack_snapshot(wrong)

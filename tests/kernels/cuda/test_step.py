@@ -81,7 +81,7 @@ def test_rounded_weights(device: torch.device) -> None:
     """With bf16 weights the step equals the reference on the rounded weights; norms are folded before rounding."""
     weights = random_weights(SMALL)
     rounded = weights.to(device=torch.device("cpu"), dtype=torch.float64)
-    for block in rounded.blocks:
+    for block in rounded.mamba1_blocks():
         block.in_proj.copy_((block.in_proj * block.norm).bfloat16().double())
         block.norm.fill_(1)
         for tensor in (block.x_proj, block.out_proj):
