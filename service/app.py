@@ -15,33 +15,33 @@ from fastapi.routing import APIRoute
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import ModelRuntime
 from model.scoring import ANOMALY_CRITICAL_ABOVE, ANOMALY_HIGHEST, ANOMALY_RESOLVE_BELOW, ANOMALY_SMOOTHING_S
-from service.access import Access
-from service.alerts import AlertPolicy
-from service.batcher import BATCHES_UNDER_WAY, MicroBatcher
+from service.alerting.alerts import AlertPolicy
+from service.alerting.silences import Silences
 from service.dashboard.site import routes as dashboard_routes
-from service.decode import Decoder
 from service.delivery.delivery import Delivery
 from service.delivery.outbox import Outbox
 from service.delivery.sinks_file import AnySink, read_sinks
 from service.deps import Running
-from service.embedded_store import EmbeddedStore
-from service.engine import EngineOptions, StateEngine
+from service.engine.batcher import BATCHES_UNDER_WAY, MicroBatcher
+from service.engine.engine import EngineOptions, StateEngine
+from service.engine.reorder import ReorderWindow, Submit
+from service.engine.vehicle_bytes import slots_within
 from service.errors import add_error_handlers
-from service.fleet_counts import FleetCounts
-from service.fleet_view import FleetView
-from service.history import HistoryLayout, Retention
-from service.hot_path import HotPath
-from service.http_metrics import HttpMetrics
-from service.journal import JournalLayout
-from service.keys import KeyRing
-from service.metrics import Metrics
-from service.new_vehicles import HOUR_S, NewVehicles, VehicleRate
-from service.observation import observe_model, tracing_for
-from service.openapi import describe
-from service.overload import Budget, InFlight
-from service.pulse import Pulse
-from service.rate_limit import RedisHits, SampleRate, window_of
-from service.reorder import ReorderWindow, Submit
+from service.gate.access import Access
+from service.gate.hot_path import HotPath
+from service.gate.keys import KeyRing
+from service.gate.new_vehicles import HOUR_S, NewVehicles, VehicleRate
+from service.gate.overload import Budget, InFlight
+from service.gate.rate_limit import RedisHits, SampleRate, window_of
+from service.gate.same_origin import SameOrigin
+from service.observe.http_metrics import HttpMetrics
+from service.observe.metrics import Metrics
+from service.observe.observation import observe_model, tracing_for
+from service.overview.fleet_counts import FleetCounts
+from service.overview.fleet_view import FleetView
+from service.overview.pulse import Pulse
+from service.records.history import HistoryLayout, Retention
+from service.records.journal import JournalLayout
 from service.routes import (
     alert_stream,
     alerts,
@@ -55,14 +55,14 @@ from service.routes import (
     trend,
     vehicles,
 )
-from service.same_origin import SameOrigin
+from service.routes.openapi import describe
 from service.settings import Settings, is_loopback, without_secrets
-from service.silences import Silences
-from service.store import Store
-from service.vehicle_bytes import slots_within
+from service.store.embedded_store import EmbeddedStore
+from service.store.store import Store
+from service.wire.decode import Decoder
 
 if TYPE_CHECKING:
-    from service.tracing import Tracing
+    from service.observe.tracing import Tracing
 
 logger = structlog.get_logger(__name__)
 
@@ -120,7 +120,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Access, ring=ring)
     app.add_middleware(SameOrigin)
     if tracing is not None:
-        from service.tracing import TracedRequests  # noqa: PLC0415  (an extra)
+        from service.observe.tracing import TracedRequests  # noqa: PLC0415  (an extra)
 
         app.add_middleware(TracedRequests, tracing=tracing)
     app.add_middleware(HttpMetrics, duration=metrics.http_duration)

@@ -7,18 +7,18 @@ from fastapi import Depends, Request
 
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
-from service.batcher import MicroBatcher
-from service.decode import Decoder
 from service.delivery.delivery import Delivery
-from service.engine import StateEngine
-from service.fleet_view import FleetView
-from service.metrics import Metrics
-from service.new_vehicles import NewVehicles
-from service.pulse import Pulse
-from service.rate_limit import SampleRate
-from service.reorder import Submit
+from service.engine.batcher import MicroBatcher
+from service.engine.engine import StateEngine
+from service.engine.reorder import Submit
+from service.gate.new_vehicles import NewVehicles
+from service.gate.rate_limit import SampleRate
+from service.observe.metrics import Metrics
+from service.overview.fleet_view import FleetView
+from service.overview.pulse import Pulse
 from service.settings import Settings
-from service.store import Store
+from service.store.store import Store
+from service.wire.decode import Decoder
 
 
 @dataclass(frozen=True, slots=True)

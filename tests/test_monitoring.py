@@ -11,8 +11,8 @@ from prometheus_client import generate_latest
 
 from model.checkpoint import SHIPPED, load_checkpoint
 from model.drift import DriftMonitor, DriftReference
-from service.device_metrics import DeviceGauges, DeviceReading
-from service.metrics import Metrics
+from service.observe.device_metrics import DeviceGauges, DeviceReading
+from service.observe.metrics import Metrics
 from tests.deploy_files import DASHBOARDS, DEPLOY, RUNBOOKS, alerting, panels, rules, series_of
 
 

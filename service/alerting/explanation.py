@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from model.channels import ChannelSchema
 from model.normaliser import Z_LIMIT, FleetPrior, shrunk
+from service.alerting.alerts import Rule, Transition
 from service.alerting.record import Record, Why, number_or_none
-from service.alerts import Rule, Transition
-from service.journal import Entries
+from service.records.journal import Entries
 
 CONTRIBUTIONS = 3
 LEAST_DEVIATION = 1.0  # standard deviations; what is nearer is not unusual

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.alert_machine import Phase
-from service.alerts import AlertPolicy, Rule, Transition
+from service.alerting.alerts import AlertPolicy, Rule, Transition
 
 Record = dict[str, Any]
 

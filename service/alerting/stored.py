@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from service.alerting.record import field_of
-from service.redis_wire import Command
-from service.store import LEASE, REPLACE_ALERT, TRANSITIONS_KEPT, Store
-from service.store_keys import partition_keys
+from service.store.redis_wire import Command
+from service.store.store import LEASE, REPLACE_ALERT, TRANSITIONS_KEPT, Store
+from service.store.store_keys import partition_keys
 
 OLD_FIELDS_AT_ONCE = 500
 

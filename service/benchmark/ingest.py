@@ -25,8 +25,8 @@ from model.runtime import recompute_fleet
 from service.benchmark.bodies import BenchFleet, ts_of
 from service.benchmark.lanes import Lane, LoadError, at_times, close, connect, in_order
 from service.benchmark.processes import BenchServer, BenchStore, Cores, running_server, running_store
+from service.records.vehicle_export import unpack_export
 from service.settings import Settings
-from service.vehicle_export import unpack_export
 
 Row = dict[str, Any]
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
 from service.delivery.outbox import Outbox
-from service.embedded_store import socket_of
 from service.settings import Settings
+from service.store.embedded_store import socket_of
 
 app = typer.Typer(help="Notices of alerts that no sink would take.", no_args_is_help=True)
 

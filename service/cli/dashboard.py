@@ -9,7 +9,7 @@ import uvicorn
 from service.cli.output import console, refusing
 from service.client import ClientError
 from service.dashboard.proxy import create_proxy
-from service.dashboard.site import PATH
+from service.gate.access import PAGE
 from service.settings import is_loopback
 
 
@@ -29,7 +29,7 @@ def dashboard(
                 f"host {host} is not loopback and the service at {service} asks for no keys: anybody could read, and silence "
                 "alerts. Give the service keys, or pass --allow-open-network"
             )
-    console.print(f"the page is at http://{host}:{port}{PATH}/ and asks {service}", highlight=False)
+    console.print(f"the page is at http://{host}:{port}{PAGE}/ and asks {service}", highlight=False)
     uvicorn.run(create_proxy(service), host=host, port=port, log_level="warning", access_log=False, ws="none")
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
-from service.keys import SCOPES, ApiKey, KeysFileError, edit_keys, new_key, read_keys
+from service.gate.keys import SCOPES, ApiKey, KeysFileError, edit_keys, new_key, read_keys
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 

@@ -13,10 +13,10 @@ from model.runtime import BackendUnavailableError
 from service.app import create_app
 from service.cli.draining import run
 from service.cli.output import print_json, refusing
-from service.connections import Connections, guarded
 from service.delivery.sinks_file import read_sinks, shown
-from service.logs import configure_logs
-from service.metrics import Metrics
+from service.gate.connections import Connections, guarded
+from service.observe.logs import configure_logs
+from service.observe.metrics import Metrics
 from service.settings import Settings, without_secrets
 
 GRACE_S = 30  # for the requests in hand when asked to stop

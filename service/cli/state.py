@@ -13,20 +13,20 @@ from model.recordings import FORMATS, RecordingError, read_recording
 from model.runtime import recompute
 from service.cli.options import ApiKeyOption
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
+from service.cli.vehicle_files import Moved, export_vehicles, files_in, import_files, listed_vehicles, state_path
 from service.client import Client, ClientError
-from service.embedded_store import socket_of
+from service.engine.rehydrate import Rehydrator
+from service.engine.stored_check import Broken, broken_vehicles
 from service.errors import ServiceError
-from service.head import HeadLayout
-from service.journal import JournalLayout
-from service.metrics import Metrics
-from service.rehydrate import Rehydrator
+from service.observe.metrics import Metrics
+from service.records.head import HeadLayout
+from service.records.journal import JournalLayout
+from service.records.state_codec import StateCodecError
+from service.records.vehicle_export import Export, ExportError, unpack_export
 from service.settings import Settings
-from service.state_codec import StateCodecError
-from service.store import Store
-from service.store_check import StoreMisconfigured
-from service.stored_check import Broken, broken_vehicles
-from service.vehicle_export import Export, ExportError, unpack_export
-from service.vehicle_files import Moved, export_vehicles, files_in, import_files, listed_vehicles, state_path
+from service.store.embedded_store import socket_of
+from service.store.store import Store
+from service.store.store_check import StoreMisconfigured
 
 app = typer.Typer(help="Vehicles as files, and whether what is held is right.", no_args_is_help=True)
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from service.dashboard.site import routes
 from service.errors import problem
-from service.same_origin import SameOrigin
+from service.gate.same_origin import SameOrigin
 
 READS = re.compile(
     r"/v1/(?:fleet|service|model|alerts(?:/[^/]+)?|silences|vehicles(?:/[^/]+(?:/trend)?)?)|/livez|/readyz"

@@ -9,7 +9,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATH = "/dashboard"
+from service.gate.access import PAGE
+
 STATIC = Path(__file__).with_name("static")
 POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 HEADERS = {
@@ -40,17 +41,12 @@ class SafeHeaders:
 
 async def to_the_page(request: Request) -> RedirectResponse:
     """From the address without a path."""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{PAGE}/")
 
 
 def routes() -> list[Mount | Route]:
     """The page, and the way to it."""
     return [
         Route("/", to_the_page, methods=["GET"]),
-        Mount(PATH, SafeHeaders(StaticFiles(directory=STATIC, html=True)), name="dashboard"),
+        Mount(PAGE, SafeHeaders(StaticFiles(directory=STATIC, html=True)), name="dashboard"),
     ]
-
-
-def is_page(path: str) -> bool:
-    """Whether a path is the page's: files that say nothing of any vehicle."""
-    return path in {"/", PATH} or path.startswith(f"{PATH}/")

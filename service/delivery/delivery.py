@@ -15,7 +15,7 @@ from service.delivery.position import Position
 from service.delivery.silence_watch import Silences, SilenceWatch
 from service.delivery.sinks_file import AnySink
 from service.delivery.tail import News, Tail
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
 
 logger = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from service.delivery.shift import Shift, SinkParts
 from service.delivery.silence_watch import SilenceWatch
 from service.delivery.sink_client import SinkClient
 from service.delivery.sinks_file import AlertmanagerSink, AnySink
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
 
 logger = structlog.get_logger(__name__)
 

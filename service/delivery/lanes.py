@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from service.delivery.notice import Notice
 from service.delivery.sink_client import Result
-from service.redis_wire import Command
+from service.store.redis_wire import Command
 
 logger = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """What delivery keeps in Redis: leases, consumer groups over the outbox, dead letters, and what is held back.
 
-    {ew:p}:transitions        the outbox (service/store.py): one consumer group for each sink
+    {ew:p}:transitions        the outbox (service/store/store.py): one consumer group for each sink
     {ew:p}:lease:<sink>       which worker delivers this partition to the sink, and until when
     {ew:p}:held               hash: `silenced|sink|vehicle|rule` what a silence kept from a sink, `again|sink|letter` what is
                               to be delivered once more
@@ -20,9 +20,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.delivery.notice import Notice, Record
-from service.redis_link import RedisLink, Script
-from service.redis_wire import Command
-from service.store_keys import partition_keys, partition_of
+from service.store.redis_link import RedisLink, Script
+from service.store.redis_wire import Command
+from service.store.store_keys import partition_keys, partition_of
 
 logger = structlog.get_logger(__name__)
 

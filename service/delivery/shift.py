@@ -15,9 +15,9 @@ from service.delivery.outbox import AGAIN, FAILURES, SILENCED, Entry, Outbox, le
 from service.delivery.silence_watch import SilenceWatch
 from service.delivery.sink_client import Result, SinkClient, now_ms
 from service.delivery.sinks_file import AlertmanagerSink, AnySink, PagerDutySink
-from service.metrics import Metrics
-from service.redis_wire import Command
-from service.store_keys import partition_keys
+from service.observe.metrics import Metrics
+from service.store.redis_wire import Command
+from service.store.store_keys import partition_keys
 
 logger = structlog.get_logger(__name__)
 

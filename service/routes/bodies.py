@@ -6,10 +6,10 @@ What a schema cannot say (both coordinates or neither, columns of one length, no
 from typing import Any
 
 from model.channels import ChannelSchema
-from service.aliases import ALIASES, Alias
-from service.decode_columns import MAX_EPOCH, MAX_SEQ, VEHICLE_ID_PATTERN
-from service.decode_times import EARLIEST_MS, LATEST_MS
-from service.request_body import JSON, NDJSON
+from service.wire.aliases import ALIASES, Alias
+from service.wire.decode_columns import MAX_EPOCH, MAX_SEQ, VEHICLE_ID_PATTERN
+from service.wire.decode_times import EARLIEST_MS, LATEST_MS
+from service.wire.request_body import JSON, NDJSON
 
 Json = dict[str, Any]
 

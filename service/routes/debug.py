@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
 
 from service.errors import Busy
-from service.profile import as_text, sample_stacks
+from service.observe.profile import as_text, sample_stacks
 
 router = APIRouter(prefix="/debug", include_in_schema=False)
 _one_at_a_time = threading.Lock()

@@ -5,10 +5,10 @@ from fastapi.responses import Response
 
 from model.channels import ChannelSchema
 from service.deps import get_running
-from service.request_body import fleet_samples
 from service.routes.bodies import fleet_body
 from service.routes.schemas import Summary, problems
 from service.routes.telemetry import MINIMAL, PREFER_PARAMETER, WAIT, all_answers, answers_for
+from service.wire.request_body import fleet_samples
 
 
 def router(schema: ChannelSchema) -> APIRouter:

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.alerting.alerts import AlertPolicy, Rule
 from service.alerting.record import number_or_none
-from service.alerts import AlertPolicy, Rule
 from service.deps import RunningDep
+from service.engine.vehicle_bytes import vehicle_bytes
 from service.errors import Draining
 from service.routes.schemas import Health, ModelInfo, problems
-from service.vehicle_bytes import vehicle_bytes
 
 router = APIRouter(tags=["operations"])
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.alerting.schemas import RuleName, SeverityName
+from service.alerting.silences import Silence, Silences, fresh_id
 from service.deps import RunningDep
 from service.errors import ServiceError
 from service.routes.schemas import problems
-from service.silences import Silence, Silences, fresh_id
 
 router = APIRouter(tags=["alerts"])
 

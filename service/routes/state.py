@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from service.deps import RunningDep
+from service.engine.vehicle_transfer import Precondition, UnusableExport
 from service.errors import ServiceError, UnknownVehicle, UnsupportedMediaType
-from service.request_body import read_body
+from service.records.vehicle_export import MEDIA_TYPE, Export, ExportError, pack_export, unpack_export
 from service.routes.schemas import problems
 from service.routes.telemetry import VehicleIdPath
-from service.vehicle_export import MEDIA_TYPE, Export, ExportError, pack_export, unpack_export
-from service.vehicle_transfer import Precondition, UnusableExport
+from service.wire.request_body import read_body
 
 router = APIRouter(tags=["vehicles"])
 

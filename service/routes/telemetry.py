@@ -8,9 +8,6 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from model.channels import ChannelSchema
-from service import render
-from service.decode import Decoded
-from service.decode_columns import ID_RULE, VEHICLE_ID, VEHICLE_ID_PATTERN
 from service.deps import Running, get_running
 from service.errors import (
     RETRY_AFTER_S,
@@ -24,11 +21,14 @@ from service.errors import (
     ServiceError,
     TooManyVehicles,
 )
-from service.keys import ApiKey
-from service.request_body import vehicle_samples
+from service.gate.keys import ApiKey
 from service.routes.bodies import vehicle_body
 from service.routes.schemas import Item, Summary, problems
 from service.samples import ACCEPTED, NO_SEQ, Answers, Samples, Status
+from service.wire import render
+from service.wire.decode import Decoded
+from service.wire.decode_columns import ID_RULE, VEHICLE_ID, VEHICLE_ID_PATTERN
+from service.wire.request_body import vehicle_samples
 
 VehicleIdPath = Annotated[
     str, Path(pattern=VEHICLE_ID_PATTERN, description="letters, digits, . _ : - ; at most 64", examples=["van-1"])

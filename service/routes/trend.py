@@ -7,14 +7,14 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from service.deps import RunningDep
+from service.engine.trend import BIN_MS, BINS
+from service.engine.vehicle_transfer import etag_of
 from service.errors import InvalidParameter, UnknownVehicle
+from service.overview.trend_view import Window, columns, merged
 from service.routes.schemas import VehicleId, example, problems
 from service.routes.state import ETAG_HEADER, IfNotKnown, entity_tags
 from service.routes.telemetry import VehicleIdPath
-from service.store import ABSENT
-from service.trend import BIN_MS, BINS
-from service.trend_view import Window, columns, merged
-from service.vehicle_transfer import etag_of
+from service.store.store import ABSENT
 
 router = APIRouter(tags=["vehicles"])
 

@@ -8,15 +8,15 @@ import numpy as np
 from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 
-from service.alerts import Rule
-from service.decode_columns import VEHICLE_ID_PATTERN
+from service.alerting.alerts import Rule
 from service.deps import Running, RunningDep
 from service.errors import UnknownVehicle
-from service.ranking import Ranked
 from service.routes.cursor import InvalidCursor, decode_cursor, encode_cursor
 from service.routes.schemas import AlertPhase, Position, Session, Vehicle, VehicleDetail, VehicleList, problems
 from service.routes.telemetry import VehicleIdPath
 from service.samples import NO_SEQ
+from service.store.ranking import Ranked
+from service.wire.decode_columns import VEHICLE_ID_PATTERN
 
 router = APIRouter(tags=["vehicles"])
 

@@ -6,7 +6,7 @@ from typing import Self
 from redis.crc import key_slot
 
 from service.settings import Settings
-from service.store_keys import vehicle_keys
+from service.store.store_keys import vehicle_keys
 from tests.processes import ValkeyProcess, free_port, wait_until
 
 SLOTS = 16_384

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.runtime import Recomputed, recompute
-from service.vehicle_export import unpack_export
+from service.records.vehicle_export import unpack_export
 from tests.chaos.vans import Van
 
 logger = logging.getLogger(__name__)

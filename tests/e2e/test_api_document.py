@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from service.access import scope_of
+from service.gate.access import scope_of
 from tests.conftest import REPOSITORY
 from tests.processes import ServiceProcess
 from tests.service.conftest import create

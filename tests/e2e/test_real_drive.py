@@ -16,7 +16,7 @@ import pytest
 
 from model.recordings import read_recording
 from service.client import Client, Tally, wire_samples
-from service.vehicle_export import unpack_export
+from service.records.vehicle_export import unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess, wait_until
 
 ROWS = 964

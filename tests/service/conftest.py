@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from service.keys import edit_keys, new_key
+from service.gate.keys import edit_keys, new_key
 from tests.processes import ServiceProcess, ValkeyProcess
 
 START_MS = 1_760_000_000_000

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.accepted_seqs import N_INTERVALS, append, contains
+from service.records.accepted_seqs import N_INTERVALS, append, contains
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.access import scope_of
-from service.silences import Silence
+from service.alerting.silences import Silence
+from service.gate.access import scope_of
 from tests.processes import ServiceProcess
 from tests.service.conftest import sample
 

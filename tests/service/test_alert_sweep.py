@@ -10,13 +10,13 @@ import pytest
 
 from model.alert_machine import Phase
 from model.checkpoint import Checkpoint
+from service.alerting.alerts import AlertPolicy
 from service.alerting.record import dumped, field_of
 from service.alerting.stored import StoredAlerts
-from service.alerts import AlertPolicy
-from service.checksum import seal
-from service.head import layout_2
+from service.records.checksum import seal
+from service.records.head import layout_2
 from service.samples import CURRENT_EPOCH
-from service.store_keys import partition_keys, partition_of
+from service.store.store_keys import partition_keys, partition_of
 from tests.processes import ValkeyProcess
 from tests.service.conftest import START_MS
 from tests.service.workers import PARTITIONS, Worker, count, run, told, words, worker

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoint
+from service.alerting.alerts import AlertPolicy, Rule, Transition, advance_alerts
 from service.alerting.explanation import Explainer, Forecast, since
-from service.alerting.news import line_of
 from service.alerting.record import Instant, Why, alert_record, dumped, place_of, read_record
 from service.alerting.schemas import Alert
-from service.alerts import AlertPolicy, Rule, Transition, advance_alerts
-from service.head import HeadLayout
-from service.journal import Entries, JournalLayout
+from service.engine.news import line_of
+from service.records.head import HeadLayout
+from service.records.journal import Entries, JournalLayout
 
 POLICY = AlertPolicy(
     threshold=0.5,

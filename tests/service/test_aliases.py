@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from model.channels import VAN_SCHEMA, Channel, ChannelSchema, Signal
-from service.aliases import ALIASES, Alias, aliases_table, wire_signals
-from service.decode import Decoder
+from service.wire.aliases import ALIASES, Alias, aliases_table, wire_signals
+from service.wire.decode import Decoder
 from tests.conftest import REPOSITORY
 from tests.service.conftest import START_MS, sample
 
@@ -124,4 +124,6 @@ def test_the_same_drive_under_foreign_names_has_the_same_risk(http: httpx.Client
 
 def test_the_documented_table_is_the_code() -> None:
     """docs/api.md shows every name as the code has it."""
-    assert aliases_table() in (REPOSITORY / "docs" / "api.md").read_text(), "render service.aliases.aliases_table()"
+    assert aliases_table() in (REPOSITORY / "docs" / "api.md").read_text(), (
+        "render service.wire.aliases.aliases_table()"
+    )

@@ -6,8 +6,8 @@ import re
 import httpx
 import pytest
 
-from service.journal import KEEP
-from service.vehicle_export import unpack_export
+from service.records.journal import KEEP
+from service.records.vehicle_export import unpack_export
 from tests.service.conftest import START_MS, sample
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.batcher import MAX_RUN, MicroBatcher
+from service.engine.batcher import MAX_RUN, MicroBatcher
 from service.errors import NotReady, QueueFull
 from service.samples import Answers, Samples, Status
 from tests.service.workers import words

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from model.channels import VAN_SCHEMA, Channel, ChannelSchema, Signal
-from service.decode import Decoded, Decoder
 from service.errors import BodyTooLarge, InvalidColumns, ServiceError, UnreadableBody
-from service.json_body import NotFinite, parse_json
-from service.request_body import JSON, NDJSON, decode_fleet, decode_vehicle
 from service.samples import CURRENT_EPOCH, NO_SEQ, Samples
+from service.wire.decode import Decoded, Decoder
+from service.wire.json_body import NotFinite, parse_json
+from service.wire.request_body import JSON, NDJSON, decode_fleet, decode_vehicle
 from tests.service.conftest import START_MS, sample
 
 DECODER = Decoder(VAN_SCHEMA, max_samples=50, max_vehicles=20)

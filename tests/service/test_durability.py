@@ -10,10 +10,10 @@ from redis.crc import key_slot
 
 from model.checkpoint import Checkpoint
 from service.errors import StoreUnavailable
-from service.redis_link import RedisLink
-from service.redis_server import Server
-from service.store_check import StoreMisconfigured
-from service.store_keys import vehicle_keys
+from service.store.redis_link import RedisLink
+from service.store.redis_server import Server
+from service.store.store_check import StoreMisconfigured
+from service.store.store_keys import vehicle_keys
 from tests.processes import ValkeyProcess, free_port, wait_until
 from tests.service.workers import PARTITIONS, close_to, count, run, words, worker
 

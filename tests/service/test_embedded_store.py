@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.embedded_store import LONGEST_SOCKET_PATH, EmbeddedStore, socket_path
+from service.store.embedded_store import LONGEST_SOCKET_PATH, EmbeddedStore, socket_path
 from tests.processes import wait_until
 
 

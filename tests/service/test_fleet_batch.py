@@ -13,7 +13,7 @@ import psutil
 import pytest
 import zstandard
 
-from service.vehicle_export import unpack_export
+from service.records.vehicle_export import unpack_export
 from tests.processes import ServiceProcess
 from tests.service.conftest import START_MS, sample
 from tests.service.test_bad_input import assert_problem

@@ -7,9 +7,9 @@ from model.alert_machine import Phase
 from model.channels import VAN_SCHEMA
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.accepted_seqs import contains
-from service.checksum import seal
-from service.head import LAYOUT, VERSION, HeadLayout, Heads, layout_2, read_version
+from service.records.accepted_seqs import contains
+from service.records.checksum import seal
+from service.records.head import LAYOUT, VERSION, HeadLayout, Heads, layout_2, read_version
 
 N = len(VAN_SCHEMA.channels)
 START_MS = 1_760_000_000_000

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.runtime import recompute
-from service.history import ROTATED_AT, HistoryError, HistoryLayout, Retention, is_raw, pack_block, read_block
+from service.engine.vehicle_transfer import Precondition
+from service.records.history import ROTATED_AT, HistoryError, HistoryLayout, Retention, is_raw, pack_block, read_block
+from service.records.state_codec import unpack_snapshot
+from service.records.vehicle_export import unpack_export
 from service.samples import Samples, Status
-from service.state_codec import unpack_snapshot
-from service.vehicle_export import unpack_export
-from service.vehicle_transfer import Precondition
 from tests.processes import ServiceProcess, ValkeyProcess, wait_until
 from tests.service.conftest import START_MS, sample
 from tests.service.workers import Worker, close_to, count, run, words, worker

@@ -8,9 +8,9 @@ import pytest
 from model.channels import VAN_SCHEMA
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.checksum import seal
-from service.head import HeadLayout, Heads
-from service.journal import BASE_DTYPE, KEEP, JournalError, JournalLayout, empty_rings, remember
+from service.records.checksum import seal
+from service.records.head import HeadLayout, Heads
+from service.records.journal import BASE_DTYPE, KEEP, JournalError, JournalLayout, empty_rings, remember
 from service.samples import NO_SEQ
 
 N = len(VAN_SCHEMA.channels)

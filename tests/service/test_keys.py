@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.access import scope_of
 from service.client import Client, ClientError, Tally
-from service.keys import LOOK_AGAIN_S, KeyRing, KeysFileError, edit_keys, hash_secret, identify, new_key, read_keys
+from service.gate.access import scope_of
+from service.gate.keys import LOOK_AGAIN_S, KeyRing, KeysFileError, edit_keys, hash_secret, identify, new_key, read_keys
 from tests.processes import ServiceProcess, wait_until
 from tests.service.conftest import create, sample
 from tests.service.test_bad_input import assert_problem

@@ -15,9 +15,9 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.access import scope_of
-from service.device_metrics import DeviceGauges, DeviceReading
-from service.profile import sample_stacks
+from service.gate.access import scope_of
+from service.observe.device_metrics import DeviceGauges, DeviceReading
+from service.observe.profile import sample_stacks
 from service.settings import Settings
 from tests.processes import ServiceProcess, wait_until
 from tests.service.conftest import create, sample
@@ -199,9 +199,7 @@ def test_drift_and_vehicles_are_exported(fleet: httpx.Client) -> None:
 def test_a_service_that_nobody_traces_does_not_import_the_tracer() -> None:
     """Off by default, and no cost when off."""
     assert Settings().tracing is False
-    code = (
-        "import sys, service.app; sys.exit('opentelemetry.exporter' in sys.modules or 'service.tracing' in sys.modules)"
-    )
+    code = "import sys, service.app; sys.exit('opentelemetry.exporter' in sys.modules or 'service.observe.tracing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from model.checkpoint import Checkpoint
 from service.errors import StoreUnavailable
-from service.fleet_view import FleetView
-from service.metrics import Metrics
-from service.pulse import Pulse, quantile
+from service.observe.metrics import Metrics
+from service.overview.fleet_view import FleetView
+from service.overview.pulse import Pulse, quantile
 from tests.processes import ValkeyProcess, wait_until
 from tests.service.conftest import sample
 from tests.service.workers import policy, run, worker

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from service.errors import BodyTooLarge, RateLimited
-from service.rate_limit import PAUSE_S, RedisHits, SampleRate, window_of
+from service.gate.rate_limit import PAUSE_S, RedisHits, SampleRate, window_of
 from tests.chaos.store_cluster import StoreCluster
 from tests.processes import ServiceProcess, ValkeyProcess
 from tests.service.conftest import create, sample

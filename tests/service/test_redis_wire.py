@@ -2,7 +2,7 @@
 
 from hiredis import pack_command
 
-from service.redis_wire import LARGE_BYTES, Command, packed
+from service.store.redis_wire import LARGE_BYTES, Command, packed
 
 
 def test_a_large_value_is_sent_from_where_it_lies_and_the_bytes_are_the_same() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from model.checkpoint import Checkpoint
 from model.network import RiskNetwork
-from service.head import VERSION
-from service.store_keys import partition_of
-from service.vehicle_bytes import vehicle_bytes
+from service.engine.vehicle_bytes import vehicle_bytes
+from service.records.head import VERSION
+from service.store.store_keys import partition_of
 from tests.processes import ValkeyProcess
 from tests.service.workers import PARTITIONS, close_to, count, run, words, worker
 

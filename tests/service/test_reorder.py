@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
+from service.engine.reorder import ReorderWindow
 from service.errors import QueueFull
-from service.reorder import ReorderWindow
 from service.samples import CURRENT_EPOCH, Answers, Samples, Status
 from tests.processes import ServiceProcess
 from tests.service.conftest import START_MS, sample

@@ -5,8 +5,8 @@ import pytest
 
 from model.checkpoint import load_checkpoint
 from model.evaluation.handed_over import Course, Days, run_days, simulate_days, state_error
-from service.bench_snapshot_dtype import once, through_snapshots
-from service.state_codec import SnapshotDtype
+from service.benchmark.bench_snapshot_dtype import once, through_snapshots
+from service.records.state_codec import SnapshotDtype
 
 pytestmark = pytest.mark.slow
 

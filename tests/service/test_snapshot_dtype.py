@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from service.state_codec import unpack_snapshot
-from service.vehicle_export import unpack_export
+from service.records.state_codec import unpack_snapshot
+from service.records.vehicle_export import unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess
 from tests.service.conftest import sample
 

@@ -6,10 +6,10 @@ import itertools
 import pytest
 
 from model.checkpoint import Checkpoint
-from service.journal import KEEP
-from service.snapshots import fresh_nonce
-from service.state_codec import pack_snapshot, unpack_snapshot
-from service.store import ORPHAN_EXPIRY_S, Flip, Outcome
+from service.engine.snapshots import fresh_nonce
+from service.records.journal import KEEP
+from service.records.state_codec import pack_snapshot, unpack_snapshot
+from service.store.store import ORPHAN_EXPIRY_S, Flip, Outcome
 from tests.processes import ValkeyProcess
 from tests.service.workers import Worker, close_to, count, run, words, worker
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.state_codec import (
+from service.records.state_codec import (
     CHECKSUM_OFFSET,
     CRC_OFFSET,
     HEADER_1,
@@ -23,7 +23,7 @@ from service.state_codec import (
     unpack_snapshot,
     unpack_snapshots,
 )
-from service.state_rounding import GROUP
+from service.records.state_rounding import GROUP
 
 DTYPES: tuple[SnapshotDtype, ...] = get_args(SnapshotDtype)
 MODEL = "00ff" * 8

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.vehicle_files import file_name
+from service.cli.vehicle_files import file_name
 from tests.processes import ServiceProcess, ValkeyProcess
 from tests.service.conftest import sample
 

@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from model.channels import SIGNALS
 from model.checkpoint import load_checkpoint
 from model.runtime import recompute
+from service.records.vehicle_export import unpack_export
 from service.settings import Settings
-from service.vehicle_export import unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess
 
 RUNS = int(os.environ.get("EMBERWATCH_MACHINE_RUNS", "12"))

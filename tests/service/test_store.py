@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import Histogram
 
-from service.store import Store
-from service.store_check import Durability, StoreMisconfigured
+from service.store.store import Store
+from service.store.store_check import Durability, StoreMisconfigured
 from tests.processes import ValkeyProcess
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoint
+from service.engine.trend import BIN_MS, BINS, Bins
+from service.engine.vehicle_transfer import Precondition
+from service.overview.trend_view import Window, merged
 from service.samples import CURRENT_EPOCH, NO_SEQ, Samples
-from service.trend import BIN_MS, BINS, Bins
-from service.trend_view import Window, merged
-from service.vehicle_transfer import Precondition
 from tests.processes import ValkeyProcess
 from tests.service.conftest import START_MS, sample
 from tests.service.workers import Worker, run, words, worker

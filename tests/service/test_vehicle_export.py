@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from service.state_codec import pack_snapshots
-from service.vehicle_export import HEADER, LAYOUT_VERSION, Export, ExportError, pack_export, unpack_export
+from service.records.state_codec import pack_snapshots
+from service.records.vehicle_export import HEADER, LAYOUT_VERSION, Export, ExportError, pack_export, unpack_export
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.state_codec import pack_snapshot
-from service.vehicle_export import MEDIA_TYPE, Export, pack_export, unpack_export
+from service.records.state_codec import pack_snapshot
+from service.records.vehicle_export import MEDIA_TYPE, Export, pack_export, unpack_export
 from tests.processes import ServiceProcess, ValkeyProcess
 from tests.service.conftest import sample
 

@@ -8,11 +8,11 @@ import pytest
 from model.channels import VAN_SCHEMA
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.head import HeadLayout, Heads
-from service.journal import KEEP, JournalLayout, Rings, empty_rings, remember
-from service.runs import group
+from service.engine.runs import group
+from service.engine.verdict import Judgement, judge, refusals
+from service.records.head import HeadLayout, Heads
+from service.records.journal import KEEP, JournalLayout, Rings, empty_rings, remember
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples
-from service.verdict import Judgement, judge, refusals
 from tests.service.workers import words
 
 N = len(VAN_SCHEMA.channels)

@@ -12,18 +12,18 @@ from prometheus_client import Counter, Gauge
 
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime, Recomputed, recompute
+from service.alerting.alerts import AlertPolicy, Rule
 from service.alerting.record import Record, field_of, read_record
-from service.alerts import AlertPolicy, Rule
-from service.engine import EngineOptions, StateEngine
-from service.head import Heads
-from service.history import Retention
-from service.journal import JournalLayout
-from service.metrics import Metrics
+from service.engine.engine import EngineOptions, StateEngine
+from service.observe.metrics import Metrics
+from service.records.head import Heads
+from service.records.history import Retention
+from service.records.journal import JournalLayout
+from service.records.state_codec import Snapshot
 from service.samples import CURRENT_EPOCH, NO_SEQ, Answers, Samples, Status
-from service.state_codec import Snapshot
-from service.store import Store
-from service.store_check import Durability
-from service.store_keys import partition_of
+from service.store.store import Store
+from service.store.store_check import Durability
+from service.store.store_keys import partition_of
 from tests.service.conftest import START_MS, sample
 
 T = TypeVar("T")

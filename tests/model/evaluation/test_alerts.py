@@ -9,8 +9,8 @@ from model.evaluation import AlertRule, ScoredVan
 from model.evaluation.alerts import NEVER_MS, Outcome, Thresholds, episodes, event_times, outcome
 from model.normaliser import FleetPrior
 from model.preprocess import Preprocessor
-from service.alerts import AlertPolicy, advance_alerts
-from service.head import HeadLayout
+from service.alerting.alerts import AlertPolicy, advance_alerts
+from service.records.head import HeadLayout
 from service.settings import Settings
 from tests.model.evaluation.made_up import HOUR_MS, hours, made_van
 

@@ -32,9 +32,9 @@ from model.training.run import train
 from model.training.sources import recorded
 from model.training.table_file import OwnDataError
 from service.cli import app
-from service.decode import Decoder
-from service.decode_columns import VEHICLE_ID_PATTERN
 from service.samples import Samples
+from service.wire.decode import Decoder
+from service.wire.decode_columns import VEHICLE_ID_PATTERN
 
 START_MS = 1_783_296_000_000
 MINUTE_MS = 60_000

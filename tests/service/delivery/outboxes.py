@@ -14,8 +14,8 @@ from service.delivery.delivery import Delivery
 from service.delivery.outbox import Outbox, partition_for
 from service.delivery.silence_watch import Silences
 from service.delivery.sinks_file import AnySink, read_sinks
-from service.metrics import Metrics
-from service.store_keys import partition_keys
+from service.observe.metrics import Metrics
+from service.store.store_keys import partition_keys
 from tests.service.delivery.receivers import SECRET
 
 PARTITIONS = 4

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.delivery.notice import Notice
 from service.delivery.outbox import DEAD_LETTERS, Outbox, partition_for
-from service.store import Store
-from service.store_keys import partition_keys
+from service.store.store import Store
+from service.store.store_keys import partition_keys
 from tests.service.delivery.outboxes import PARTITIONS, alert, commit
 
 

@@ -211,7 +211,7 @@ def test_an_entry_that_cannot_be_read_blocks_nothing(store: "redis.Redis", url: 
 
 
 class Muted:
-    """Silences of vehicles, as service/silences.py gives them."""
+    """Silences of vehicles, as service/alerting/silences.py gives them."""
 
     def __init__(self, *vehicles: str) -> None:
         self.vehicles = set(vehicles)
@@ -294,7 +294,7 @@ def test_trimming_spares_what_a_sink_has_not_had_and_counts_what_it_cannot_spare
             assert store.xlen("{ew:0}:transitions") == 10
 
     def partition(name: str) -> int:
-        from service.store_keys import partition_of  # noqa: PLC0415
+        from service.store.store_keys import partition_of  # noqa: PLC0415
 
         return partition_of(name, 4)
 
@@ -307,8 +307,8 @@ def test_trimming_spares_what_a_sink_has_not_had_and_counts_what_it_cannot_spare
 
 def test_what_a_commit_cuts_off_is_counted(store: "redis.Redis", url: str) -> None:
     """Where nobody trims in time the commit script does, and the next trimming says how much that was."""
-    from service.store import COMMIT  # noqa: PLC0415
-    from service.store_keys import partition_keys, vehicle_keys  # noqa: PLC0415
+    from service.store.store import COMMIT  # noqa: PLC0415
+    from service.store.store_keys import partition_keys, vehicle_keys  # noqa: PLC0415
 
     record, field = alert("van-1"), "van-1|thermal_risk"
     keys, at = partition_keys(0), vehicle_keys("van-1", 4)

@@ -11,7 +11,7 @@ from service.delivery.outbox import DEAD_LETTERS, LIMIT, RETAINED
 from service.delivery.payloads import JSON
 from service.delivery.sink_client import MOST_OF_AN_ANSWER, NEVER_AGAIN, SinkClient
 from service.delivery.sinks_file import AlertmanagerSink, PagerDutySink, Sink, read_sinks
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.delivery.receivers import SECRET

@@ -13,7 +13,7 @@ from service.delivery.events import Filter
 from service.delivery.hub import Hub
 from service.delivery.position import Position
 from service.delivery.tail import News
-from service.metrics import Metrics
+from service.observe.metrics import Metrics
 from tests.service.delivery.outboxes import PARTITIONS, alert, commit, until, working
 
 

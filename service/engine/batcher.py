@@ -1,0 +1,260 @@
+"""The micro-batcher: whole submissions in, batches of many vehicles out, each vehicle's order kept.
+
+The clock of a batch starts at its first sample. A vehicle is in one batch at a time, with a run of its samples if
+several wait; up to BATCHES_UNDER_WAY batches of different vehicles are with the engine at once, so that one is stepped while
+another waits for the store.
+"""
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from prometheus_client import Gauge
+
+from service.errors import NotReady, QueueFull
+from service.observe.correlation import BatchNames, BatchWatch
+from service.samples import RETRYABLE, Answers, Samples, Status, join_samples
+
+logger = structlog.get_logger(__name__)
+
+MAX_RUN = 512  # samples of one vehicle in a batch: the others of its batch wait for them
+BATCHES_UNDER_WAY = 2
+
+Apply = Callable[[Samples], Awaitable[Answers]]
+Rows = NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """Samples of one sender and their answers so far."""
+
+    number: int  # in order of arrival
+    samples: Samples
+    enqueued: float  # loop time, seconds
+    answers: Answers | None
+    left: int  # rows without an answer
+    origin: Any  # as the watch knows it
+    done: "asyncio.Future[Answers]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, rows: Rows, answers: Answers) -> None:
+        """Note the answers to these rows; the sender gets all of them with the last."""
+        if len(rows) == len(self.samples):  # all at once, and then in order
+            so_far = answers
+        else:
+            so_far = Answers.blank(len(self.samples), Status.DEFERRED) if self.answers is None else self.answers
+            so_far.put(rows, answers)
+        self.answers = so_far
+        self.left -= len(rows)
+        if self.left == 0 and not self.done.done():  # done: the sender has gone away
+            self.done.set_result(so_far)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Rows of one vehicle in one submission that wait, in order."""
+
+    submission: Submission
+    rows: list[int]
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """What a batch takes from one submission."""
+
+    submission: Submission
+    rows: list[int] = field(default_factory=list)
+
+
+class MicroBatcher:
+    """Gathers submissions into batches for `apply` and hands each sender its own answers."""
+
+    def __init__(
+        self,
+        apply: Apply,
+        *,
+        max_batch_size: int,
+        max_wait_s: float,
+        max_queue: int,
+        depth: Gauge,
+        watch: BatchWatch | None = None,
+    ) -> None:
+        self._apply = apply
+        self._watch = watch or BatchNames()
+        self._max_batch_size = max_batch_size
+        self._max_wait_s = max_wait_s
+        self._max_queue = max_queue
+        self._depth = depth
+        self._ready: OrderedDict[str, deque[Run]] = OrderedDict()  # vehicles in the order they are served
+        self._under_way: dict[str, deque[Run]] = {}  # vehicles in a batch, with what came meanwhile
+        self._batches: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+        self._queued = 0
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._task = asyncio.create_task(self._run(), name="micro-batcher")
+
+    async def close(self) -> None:
+        """Take no more samples, finish those in hand, then return."""
+        self._closing = True
+        self._changed.set()
+        if self._task is not None:
+            await self._task
+
+    def check(self) -> None:
+        """Raise NotReady unless samples are being served."""
+        if self._closing or self._task is None or self._task.done():
+            raise NotReady("the service is shutting down or its batcher has ended")
+
+    async def submit(self, samples: Samples) -> Answers:
+        """Queue samples, each vehicle's in order, and wait for their answers.
+
+        Raises:
+            QueueFull: they do not all fit; none was queued.
+            NotReady: the service is shutting down; none was queued.
+        """
+        n = len(samples)
+        if self._closing:
+            raise NotReady("the service is shutting down; send again in a moment")
+        if self._queued + n > self._max_queue:
+            raise QueueFull(f"{self._queued} of {self._max_queue} places are taken; {n} more do not fit")
+        if not n:
+            return Answers.blank(0, Status.DEFERRED)
+        now = asyncio.get_running_loop().time()
+        submission = Submission(next(self._numbers), samples, now, None, n, self._watch.origin())
+        self._enqueue(submission)
+        self._changed.set()
+        return await submission.done
+
+    def _enqueue(self, submission: Submission) -> None:
+        """One run per vehicle, behind whatever waits for it."""
+        rows_of: dict[str, list[int]] = {}
+        for row, vehicle_id in enumerate(submission.samples.vehicle_ids):
+            if vehicle_id in rows_of:
+                rows_of[vehicle_id].append(row)
+            else:
+                rows_of[vehicle_id] = [row]
+        for vehicle_id, rows in rows_of.items():
+            lane = self._under_way.get(vehicle_id)
+            if lane is None:
+                lane = self._ready.get(vehicle_id)
+                if lane is None:
+                    lane = self._ready[vehicle_id] = deque()
+            lane.append(Run(submission, rows))
+        self._count(len(submission.samples))
+
+    async def _run(self) -> None:
+        """Batch after batch until closed and empty."""
+        while True:
+            self._changed.clear()
+            if self._ready and len(self._batches) < BATCHES_UNDER_WAY:
+                await self._gather()
+                task = asyncio.create_task(self._serve(*self._take()), name="batch")
+                self._batches.add(task)
+            elif self._closing and not self._ready and not self._batches:
+                return
+            else:
+                await self._changed.wait()
+
+    async def _gather(self) -> None:
+        """Wait until the batch is full, or its first sample has waited long enough, or we are closing."""
+        if len(self._ready) >= self._max_batch_size:
+            return
+        deadline = min(lane[0].submission.enqueued for lane in self._ready.values()) + self._max_wait_s
+        loop = asyncio.get_running_loop()
+        while len(self._ready) < self._max_batch_size and not self._closing and loop.time() < deadline:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def _take(self) -> tuple[list[str], list[Part]]:
+        """The vehicles of the next batch, longest-waiting first, and its rows by submission."""
+        vehicles = [self._ready.popitem(last=False) for _ in range(min(len(self._ready), self._max_batch_size))]
+        parts: dict[int, Part] = {}
+        taken = 0
+        for vehicle_id, lane in vehicles:
+            self._under_way[vehicle_id] = lane
+            room = MAX_RUN
+            while lane and room:
+                run = lane[0]
+                part = parts.get(run.submission.number)
+                if part is None:
+                    part = parts[run.submission.number] = Part(run.submission)
+                rows = run.rows
+                if len(rows) <= room:
+                    lane.popleft()
+                else:
+                    rows, run.rows = rows[:room], rows[room:]
+                part.rows += rows
+                room -= len(rows)
+                taken += len(rows)
+        self._count(-taken)
+        # In order of arrival, as each lane is: a vehicle's rows of two submissions stay in theirs.
+        return [vehicle_id for vehicle_id, _ in vehicles], [parts[number] for number in sorted(parts)]
+
+    async def _serve(self, vehicle_ids: list[str], parts: list[Part]) -> None:
+        """Apply one batch; a failure of the whole batch is each sample's `deferred`, never a lost answer."""
+        samples = join_samples([whole_or_part(part) for part in parts])
+        try:
+            with self._watch.batch([part.submission.origin for part in parts], len(samples)):
+                answers = await self._apply(samples)
+        except Exception:
+            logger.exception("a batch failed", size=len(samples))
+            answers = Answers.blank(0, Status.DEFERRED)
+        if len(answers) != len(samples):
+            logger.error("a batch was not answered", size=len(samples), answers=len(answers))
+            answers = Answers.blank(len(samples), Status.DEFERRED)
+            answers.refuse(range(len(samples)), Status.DEFERRED, "the batch failed")
+        failed = {samples.vehicle_ids[row] for row in np.flatnonzero(np.isin(answers.status, RETRYABLE)).tolist()}
+        self._release(vehicle_ids, failed)
+        first = 0
+        for part in parts:
+            end = first + len(part.rows)
+            part.submission.settle(np.array(part.rows), answers.part(first, end))
+            first = end
+        task = asyncio.current_task()
+        if task is not None:
+            self._batches.discard(task)
+        self._changed.set()
+
+    def _release(self, vehicle_ids: list[str], failed: set[str]) -> None:
+        """Put vehicles back in line with what came meanwhile.
+
+        After a vehicle's retryable failure, what it has queued must not overtake the sample that failed.
+        """
+        for vehicle_id in vehicle_ids:
+            lane = self._under_way.pop(vehicle_id)
+            if vehicle_id in failed:
+                for run in lane:
+                    answers = Answers.blank(len(run.rows), Status.DEFERRED)
+                    answers.seq[:] = run.submission.samples.seq[run.rows]
+                    answers.refuse(range(len(run.rows)), Status.DEFERRED, "an earlier sample was deferred")
+                    run.submission.settle(np.array(run.rows), answers)
+                    self._count(-len(run.rows))
+            elif lane:
+                self._ready[vehicle_id] = lane
+
+    def _count(self, change: int) -> None:
+        self._queued += change
+        self._depth.set(self._queued)
+
+
+def whole_or_part(part: Part) -> Samples:
+    """The samples that a batch takes from a submission; without a copy when it takes all of them in order."""
+    samples = part.submission.samples
+    if len(part.rows) == len(samples):
+        part.rows.sort()  # a vehicle's rows were in order; between vehicles no order is owed
+        return samples
+    return samples.take(part.rows)
