@@ -14,6 +14,7 @@ Methods raise RedisError, OSError or TimeoutError where nothing else is said.
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,7 +28,7 @@ from service.store.store_keys import partition_keys, partition_of
 logger = structlog.get_logger(__name__)
 
 HOLD, TAKE, LOOK, BURY, UNBURY, TRIM = (
-    Script.read(f"delivery/{name}") for name in ("hold", "take", "look", "bury", "unbury", "trim")
+    Script.read(Path(__file__).with_name(f"{name}.lua")) for name in ("hold", "take", "look", "bury", "unbury", "trim")
 )
 RETAINED = 10_000  # entries of a partition kept for listeners that resume
 LIMIT = 50_000  # entries of a partition kept for sinks that do not answer

@@ -24,9 +24,9 @@ class Script:
     sha: str
 
     @staticmethod
-    def read(name: str) -> "Script":
-        """The script of that name beside this module."""
-        text = (Path(__file__).parent / f"{name}.lua").read_text()
+    def read(file: Path) -> "Script":
+        """The script in this file."""
+        text = file.read_text()
         return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[Any], args: Sequence[Any]) -> Command:

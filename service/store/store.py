@@ -21,6 +21,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import structlog
@@ -46,8 +47,10 @@ COMMITS_PER_CALL = 500  # Lua passes so many vehicles' scores to one command; an
 SCANNED_TOGETHER = 500
 logger = structlog.get_logger(__name__)
 
-COMMIT, FLIP, ERASE, PACK = (Script.read(name) for name in ("commit", "flip", "erase", "pack_block"))
-REPLACE_ALERT, LEASE = Script.read("replace_alert"), Script.read("lease")
+COMMIT, FLIP, ERASE, PACK, REPLACE_ALERT, LEASE = (
+    Script.read(Path(__file__).with_name(f"{name}.lua"))
+    for name in ("commit", "flip", "erase", "pack_block", "replace_alert", "lease")
+)
 ABSENT = b""  # version of a vehicle without head
 NO_BASE = b""
 FORGET_HISTORY = b"-"
