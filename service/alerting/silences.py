@@ -64,7 +64,7 @@ class Silences:
 
     async def all(self) -> list[Silence]:
         """Those that are, were and will be in force, the one that ends last first."""
-        (values,) = await self._store.ask("silences", [("HVALS", KEY)])
+        (values,) = await self._store.link.ask("silences", [("HVALS", KEY)])
         found = [Silence(**json.loads(text)) for text in values]
         return sorted(found, key=lambda silence: (silence.ends_ms, silence.id), reverse=True)
 
@@ -78,20 +78,20 @@ class Silences:
         Raises:
             TooManySilences.
         """
-        (count,) = await self._store.ask("silences", [("HLEN", KEY)])
+        (count,) = await self._store.link.ask("silences", [("HLEN", KEY)])
         if count >= MOST:
             raise TooManySilences(f"there are {count} silences; delete some, or let one cover more with a glob")
-        await self._store.ask("silences", [("HSET", KEY, silence.id, json.dumps(asdict(silence)))], durable=True)
+        await self._store.link.ask("silences", [("HSET", KEY, silence.id, json.dumps(asdict(silence)))], durable=True)
 
     async def remove(self, name: str) -> bool:
         """Delete a silence; whether there was one."""
-        return bool((await self._store.ask("silences", [("HDEL", KEY, name)], durable=True))[0])
+        return bool((await self._store.link.ask("silences", [("HDEL", KEY, name)], durable=True))[0])
 
     async def sweep(self, now_ms: int) -> None:
         """Forget those that ended a day ago."""
         over = [silence.id for silence in await self.all() if silence.ends_ms < now_ms - KEPT_MS]
         if over:
-            await self._store.ask("silences", [("HDEL", KEY, *over)])
+            await self._store.link.ask("silences", [("HDEL", KEY, *over)])
 
 
 def fresh_id() -> str:

@@ -198,7 +198,7 @@ async def check_store(url: str | None, model: Checkpoint) -> tuple[list[Broken],
     with Progress(console=console) as progress:
         try:
             await store.check()
-            task = progress.add_task("verify", total=await store.n_vehicles())
+            task = progress.add_task("verify", total=await store.roll.count())
 
             def advance(n: int) -> None:
                 nonlocal looked

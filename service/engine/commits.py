@@ -18,7 +18,8 @@ from service.records.head import HeadLayout, Heads
 from service.records.history import HistoryLayout
 from service.records.journal import BASE_DTYPE, KEEP, JournalLayout
 from service.records.state_codec import Snapshot, SnapshotDtype, pack_snapshot
-from service.store.store import Commit, Outcome, Rebase, Store
+from service.store.changes import Commit, Outcome, Rebase
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

@@ -42,7 +42,8 @@ from service.records.history import Retention
 from service.records.journal import JournalLayout
 from service.records.state_codec import SnapshotDtype
 from service.samples import Answers, Samples, Status
-from service.store.store import Outcome, Store
+from service.store.changes import Outcome
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

@@ -47,8 +47,8 @@ class HistoryPacker:
                 logger.exception("a block of the history is not packed", vehicle_id=vehicle_id)
 
     async def _pack(self, vehicle_id: str) -> None:
-        blocks = await self._store.last_blocks(vehicle_id, LOOKED_AT)
+        blocks = await self._store.histories.last_blocks(vehicle_id, LOOKED_AT)
         for place, block in enumerate(blocks, -len(blocks)):
             if is_raw(block):
                 packed = await asyncio.to_thread(pack_block, block)
-                await self._store.replace_block(vehicle_id, place, block, packed)
+                await self._store.histories.replace_block(vehicle_id, place, block, packed)

@@ -87,7 +87,7 @@ class Newsroom:
         places = np.searchsorted(ends, [change.row for change in advanced.transitions], side="right").tolist()
         wanted = [(vehicle_ids[i], change.rule.word) for i, change in zip(places, advanced.transitions, strict=True)]
         try:
-            found = await self._store.alert_background(wanted, KEEP)
+            found = await self._store.alerts.background(wanted, KEEP)
         except StoreUnavailable:
             found = [(b"", None)] * len(wanted)
         news: list[News] = []
@@ -111,7 +111,7 @@ class Newsroom:
 
     async def said(self, vehicle_id: str, rule: Rule) -> Why:
         """What the stored alert of a vehicle and a rule says of its cause."""
-        (_, stored), *_ = await self._store.alert_background([(vehicle_id, rule.word)], 0)
+        (_, stored), *_ = await self._store.alerts.background([(vehicle_id, rule.word)], 0)
         known = read_record(stored) or {}
         return Why(known.get("contributions", []), known.get("course", []))
 

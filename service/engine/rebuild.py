@@ -24,7 +24,8 @@ from service.records.checksum import seal
 from service.records.head import HeadLayout
 from service.records.history import HistoryError, Retained, Retention
 from service.records.journal import KEEP, JournalLayout
-from service.store.store import Rebase, Store, Stored, version_of
+from service.store.changes import Rebase, Stored, version_of
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -107,7 +108,7 @@ class Rebuilder:
         try:
             head = self._layout.unpack(b"" if stored is None else stored.head)
             epoch, accepted, last_ms = (int(head[name][0]) for name in ("epoch", "accepted", "last_ts_ms"))
-            blocks = await self._store.history(vehicle_id)
+            blocks = await self._store.histories.of(vehicle_id)
             retained = await asyncio.to_thread(
                 self._retention.layout.retained, blocks, epoch, accepted, last_ms - self._retention.max_ms
             )

@@ -10,7 +10,7 @@ from model.runtime import ModelRuntime
 from service.records.head import HeadLayout, Heads
 from service.records.journal import KEEP, Entries, Journal, JournalLayout
 from service.records.state_codec import Snapshot, StateCodecError, unpack_snapshot
-from service.store.store import ABSENT, NO_BASE, Rebase, Stored, version_of
+from service.store.changes import ABSENT, NO_BASE, Rebase, Stored, version_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from service.observe.metrics import Metrics
 from service.records.head import VERSION, HeadLayout, Heads
 from service.records.journal import BASE_DTYPE, KEEP, Entries, JournalLayout, Rings, empty_rings, remember
 from service.samples import NO_SEQ
-from service.store.store import ABSENT, NO_BASE, Rebase, Store, Stored
+from service.store.changes import ABSENT, NO_BASE, Rebase, Stored
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

@@ -15,18 +15,18 @@ from service.observe.metrics import Metrics
 from service.records.checksum import seal
 from service.records.head import HeadLayout, Heads, read_version
 from service.records.journal import JournalLayout
-from service.store.store import (
+from service.store.changes import (
     ABSENT,
     FORGET_HISTORY,
     NO_BASE,
     Commit,
     Outcome,
     Rebase,
-    Store,
     Stored,
     TrendWrite,
     version_of,
 )
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

@@ -21,7 +21,8 @@ from service.records.head import Heads
 from service.records.journal import BASE_DTYPE, JournalLayout
 from service.records.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.records.state_rounding import roundings
-from service.store.store import Flip, Outcome, Store
+from service.store.changes import Flip, Outcome
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

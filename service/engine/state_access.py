@@ -9,7 +9,8 @@ import numpy as np
 from model.runtime import ModelRuntime
 from service.engine.residency import Residency
 from service.records.state_codec import Snapshot
-from service.store.store import ABSENT, Store
+from service.store.changes import ABSENT
+from service.store.store import Store
 
 
 class Exported(NamedTuple):

@@ -29,7 +29,7 @@ async def broken_vehicles(store: Store, rehydrator: Rehydrator, advance: Callabl
         StoreUnavailable.
     """
     found = []
-    vehicle_ids = await store.vehicle_ids()
+    vehicle_ids = await store.roll.ids()
     for first in range(0, len(vehicle_ids), TOGETHER):
         group = vehicle_ids[first : first + TOGETHER]
         for vehicle_id, stored in zip(group, await store.load(group), strict=True):

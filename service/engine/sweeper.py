@@ -27,7 +27,8 @@ from service.errors import StoreUnavailable
 from service.observe.metrics import Metrics
 from service.records.checksum import seal
 from service.records.head import LAYOUT, HeadLayout, Heads
-from service.store.store import Commit, Outcome, Store, Stored, version_of
+from service.store.changes import Commit, Outcome, Stored, version_of
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -165,7 +166,7 @@ class Sweeper:
             except ValueError:
                 return  # its next sample, if one comes, begins anew and says so
             # Read after the head: if the head stays as it is until the commit, so do they.
-            known = [read_record(data) for data in await self._store.alerts_of(vehicle_id, fields_of(vehicle_id))]
+            known = [read_record(data) for data in await self._store.alerts.of(vehicle_id, fields_of(vehicle_id))]
             remembered = remember(head, known)
             news = self._changed(vehicle_id, head, known)
             if news or remembered:

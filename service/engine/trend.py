@@ -25,7 +25,7 @@ from service.alerting.alerts import Rule
 from service.records.checksum import record_dtype, seal
 from service.records.head import HeadLayout, Heads
 from service.samples import Samples
-from service.store.store import TrendWrite
+from service.store.changes import TrendWrite
 
 BIN_MS = 300_000
 BINS = 576  # 48 h

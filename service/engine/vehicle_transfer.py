@@ -21,7 +21,8 @@ from service.records.head import HeadLayout, Heads, Version, read_version
 from service.records.journal import KEEP, JournalError, JournalLayout
 from service.records.state_codec import Snapshot, pack_snapshot
 from service.records.vehicle_export import Export, ExportError
-from service.store.store import ABSENT, FORGET_HISTORY, NO_BASE, Commit, Outcome, Rebase, Store, Stored, version_of
+from service.store.changes import ABSENT, FORGET_HISTORY, NO_BASE, Commit, Outcome, Rebase, Stored, version_of
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -129,7 +130,7 @@ class VehicleTransfer:
                 stored = await self._store.peek(vehicle_id)
                 if held is None or stored is None:
                     return None
-                alerts = await self._store.alerts_of(vehicle_id, [field_of(vehicle_id, rule) for rule in RULES])
+                alerts = await self._store.alerts.of(vehicle_id, [field_of(vehicle_id, rule) for rule in RULES])
                 trend = await self._store.trend(vehicle_id, [(0, -1)])
             etag, version = etag_of(stored.head), read_version(stored.head)
             if etag is None or version is None or held.snapshot is None:

@@ -82,7 +82,7 @@ class NewVehicles:
         admitted: set[str] = set()
         refused: dict[str, str] = {}
         try:
-            known = await self._store.known(strange)
+            known = await self._store.roll.known(strange)
             new = [vehicle_id for vehicle_id in strange if vehicle_id not in known and vehicle_id not in self._coming]
             if new:
                 async with self._deciding:
@@ -100,7 +100,7 @@ class NewVehicles:
         """Reasons by vehicle; the first ones of the request come in as long as there is room."""
         refused: dict[str, str] = {}
         if self._most:
-            there = await self._store.n_vehicles() + len(self._coming)
+            there = await self._store.roll.count() + len(self._coming)
             room = max(0, self._most - there)
             reason = f"the data set has {there} of {self._most} vehicles (EMBERWATCH_MAX_VEHICLES)"
             refused = dict.fromkeys(new[room:], reason)

@@ -41,6 +41,6 @@ class FleetCounts:
     async def count(self) -> None:
         """Once. Raises StoreUnavailable."""
         since_ms = int(1000.0 * (time.time() - self._stale_after_s))
-        active, stale = await self._store.n_vehicles_since(since_ms)
+        active, stale = await self._store.roll.count_since(since_ms)
         self._active.set(active)
         self._stale.set(stale)

@@ -76,8 +76,8 @@ class FleetView:
 
     async def _read(self) -> Document:
         started = time.monotonic()
-        by_partition = await self._store.most_at_risk(MOST_SHOWN)
-        n_vehicles = await self._store.n_vehicles()
+        by_partition = await self._store.roll.most_at_risk(MOST_SHOWN)
+        n_vehicles = await self._store.roll.count()
         ids: list[bytes] = []
         heads: list[bytes] = []
         for members in by_partition:

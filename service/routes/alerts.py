@@ -66,7 +66,7 @@ async def get_alerts(
     """The last alert of each vehicle and rule, the latest change first; a pending one may still lapse."""
     after = None if cursor is None else place_named_by(cursor)
     only_open = phase is not None and "resolved" not in phase
-    stored = await (running.store.open_alerts() if only_open else running.store.alerts())
+    stored = await (running.store.alerts.open() if only_open else running.store.alerts.all())
     chosen = [
         record
         for record in map(read_record, stored)
@@ -122,7 +122,7 @@ async def find(running: Running, alert_id: str) -> tuple[Record, bytes]:
     place = place_of(alert_id)
     if place is not None:
         vehicle_id, rule = place
-        data = (await running.store.alerts_of(vehicle_id, [field_of(vehicle_id, rule)]))[0]
+        data = (await running.store.alerts.of(vehicle_id, [field_of(vehicle_id, rule)]))[0]
         record = read_record(data)
         if data is not None and record is not None and record["id"] == alert_id:
             return record, data

@@ -14,7 +14,7 @@ from service.overview.trend_view import Window, columns, merged
 from service.routes.schemas import VehicleId, example, problems
 from service.routes.state import ETAG_HEADER, IfNotKnown, entity_tags
 from service.routes.telemetry import VehicleIdPath
-from service.store.store import ABSENT
+from service.store.changes import ABSENT
 
 router = APIRouter(tags=["vehicles"])
 

@@ -36,7 +36,7 @@ async def get_vehicles(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> VehicleList:
     """Vehicles from the highest risk down. The order is that of the moment each page is read."""
-    ranked = await running.store.vehicles_by_risk(limit, None if cursor is None else place_named_by(cursor))
+    ranked = await running.store.roll.by_risk(limit, None if cursor is None else place_named_by(cursor))
     heads = await running.store.heads([vehicle.vehicle_id for vehicle in ranked])
     return VehicleList(
         vehicles=[

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import structlog
+from redis.exceptions import ResponseError
+
+from service.store.timed_link import TimedLink
 
 logger = structlog.get_logger(__name__)
 
@@ -14,6 +17,43 @@ Durability = Literal["none", "everysec", "fsync"]  # what an acknowledgement mea
 
 class StoreMisconfigured(RuntimeError):
     """The store answers but must not be used as it is; the message says what to change."""
+
+
+async def check_store(link: TimedLink, partitions: int, durability: Durability) -> None:
+    """Refuse a store that would lose data in silence or that belongs to another layout; mark one that may be used.
+
+    Raises:
+        StoreMisconfigured: too old, evicting, less durable than asked for, or of another number of partitions.
+        StoreUnavailable: it does not answer.
+    """
+    async with link.timed("check"):
+        servers, memories = await link.raw.info("server"), await link.raw.info("memory")
+        persistences = await link.raw.info("persistence")
+    (marked,) = await link.ask("check", [("GET", "ew:partitions")])
+    for server, memory, persistence in zip(servers, memories, persistences, strict=True):
+        check_server(server, memory, persistence, durability)
+        check_mode(server, clustered=link.raw.clustered)
+    if durability == "fsync":
+        check_appendfsync(await appendfsync_of(link))
+    if marked is not None and int(marked) != partitions:
+        raise StoreMisconfigured(
+            f"this data set has {int(marked)} partitions, EMBERWATCH_PARTITIONS says {partitions}; "
+            "it cannot be changed once there are vehicles"
+        )
+    # Only a store that we will use is marked, and the mark is the test of WAITAOF.
+    await link.ask("check", [("SET", "ew:partitions", partitions, "NX")], durable=True)
+
+
+async def appendfsync_of(link: TimedLink) -> list[str]:
+    """When each server writes to its disk. Raises StoreMisconfigured where that may not be asked."""
+    async with link.timed("check"):
+        try:
+            return await link.raw.config("appendfsync")
+        except ResponseError as error:
+            raise StoreMisconfigured(
+                f"durability is fsync, and the store does not say whether its appendfsync is always: {error}. Allow "
+                "CONFIG GET to this user"
+            ) from error
 
 
 def check_server(

@@ -239,7 +239,7 @@ def test_an_acknowledgement_survives_whatever_comes(
         await fire(one, clock, vehicle)
         stored = StoredAlerts(one.store)
         (alert,) = await one.alerts(vehicle)
-        (data,) = await one.store.alerts_of(vehicle, [field_of(vehicle, RULE)])
+        (data,) = await one.store.alerts.of(vehicle, [field_of(vehicle, RULE)])
         assert data is not None
         assert not await stored.replace(vehicle, RULE, data + b" ", dumped(alert))
         assert await stored.replace(vehicle, RULE, data, dumped(alert | {"acknowledged": note}))

@@ -169,7 +169,7 @@ def test_a_cluster_is_served_like_one_server(
             assert await send(i) == ["applied"] * 12, i
         await asyncio.gather(one.written(), two.written())
         assert count(one.metrics.snapshots, "written") + count(two.metrics.snapshots, "written") >= 12
-        assert len(await one.store.vehicles_by_risk(100, None)) == 12
+        assert len(await one.store.roll.by_risk(100, None)) == 12
         assert await one.store.stored_bytes(names[0]) > 274_000
         cluster[1].kill()
         lost = [5_461 <= key_slot(vehicle_keys(name, PARTITIONS).head) < 10_922 for name in names]

@@ -298,7 +298,7 @@ def test_many_lists_at_once_leave_the_store_to_telemetry(
     under_test = worker(valkey.url, checkpoint)
 
     async def scenario() -> None:
-        lists = [asyncio.create_task(under_test.store.vehicles_by_risk(10, None)) for _ in range(100)]
+        lists = [asyncio.create_task(under_test.store.roll.by_risk(10, None)) for _ in range(100)]
         await under_test.stream(vehicle, 0, 3)
         assert len(await asyncio.gather(*lists)) == 100
 

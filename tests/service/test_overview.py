@@ -85,15 +85,15 @@ def test_a_store_that_is_gone_is_told_and_the_next_reader_tries_again(
 
     async def scenario() -> None:
         view = FleetView(one.store, one.engine.layout, policy(), 300.0)
-        whole = one.store.most_at_risk
+        whole = one.store.roll.most_at_risk
 
         async def gone(limit: int) -> list[list[bytes]]:
             raise StoreUnavailable(f"no answer for {limit}")
 
-        one.store.most_at_risk = gone  # type: ignore[method-assign]
+        one.store.roll.most_at_risk = gone  # type: ignore[method-assign]
         answers = await asyncio.gather(view.document(), view.document(), return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-        one.store.most_at_risk = whole  # type: ignore[method-assign]
+        one.store.roll.most_at_risk = whole  # type: ignore[method-assign]
         assert (await view.document()).etag
         await view.close()
 

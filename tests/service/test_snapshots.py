@@ -9,7 +9,8 @@ from model.checkpoint import Checkpoint
 from service.engine.snapshots import fresh_nonce
 from service.records.journal import KEEP
 from service.records.state_codec import pack_snapshot, unpack_snapshot
-from service.store.store import ORPHAN_EXPIRY_S, Flip, Outcome
+from service.store.changes import Flip, Outcome
+from service.store.store import ORPHAN_EXPIRY_S
 from tests.processes import ValkeyProcess
 from tests.service.workers import Worker, close_to, count, run, words, worker
 

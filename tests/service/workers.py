@@ -100,7 +100,7 @@ class Worker:
 
     async def alerts(self, vehicle: str) -> list[Record]:
         """The vehicle's last alerts in the store."""
-        found = await self.store.alerts_of(vehicle, [field_of(vehicle, rule.word) for rule in Rule])
+        found = await self.store.alerts.of(vehicle, [field_of(vehicle, rule.word) for rule in Rule])
         return [record for data in found if (record := read_record(data)) is not None]
 
     async def written(self) -> None:
