@@ -48,7 +48,8 @@ class IngestOptions:
         vans: each sends one sample in every batch.
         rounds: of each measurement; the report has median, lowest and highest.
         round_s: about how long a round lasts.
-        in_flight: batches on their way at once, each on a connection of its own, sent in order.
+        in_flight: batches on their way at once, each on a connection of its own, sent in order; on a busy machine the server may
+            read the second first, and then the run ends with an error.
         connections: single samples on their way at once.
         modes: "journal", "write-through".
         settings: of the service, beside those that a mode sets.
@@ -198,7 +199,10 @@ def accepted(responses: Sequence[bytes], mark: bytes) -> None:
     """Every response is a 200 with this mark. Raises LoadError with the first that is not."""
     for response in responses:
         if not response.startswith(b"HTTP/1.1 200") or mark not in response:
-            raise LoadError(f"a request was not applied: {response[:1_500].decode(errors='replace')}")
+            overtaken = (
+                "; batches on two connections overtook each other: try --in-flight 1" if b'"late"' in response else ""
+            )
+            raise LoadError(f"a request was not applied{overtaken}: {response[:1_500].decode(errors='replace')}")
 
 
 def relative_error(value: "np.ndarray", truth: "np.ndarray") -> float:

@@ -30,7 +30,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 def test_the_ingest_report_has_both_modes_side_by_side() -> None:
     """A small run, proved before and after: every promised row is there, and the journal is set beside write-through."""
-    options = ["--vans", "8", "--rounds", "1", "--round-s", "0.1", "--connections", "4", "--json"]
+    options = ["--vans", "8", "--rounds", "1", "--round-s", "0.1", "--connections", "4", "--in-flight", "1", "--json"]
     result = CliRunner().invoke(app, ["bench", "ingest", *options])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
