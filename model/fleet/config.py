@@ -41,6 +41,7 @@ class FleetConfig:
     faulty_share: float = 0.3  # probability that a van develops a fault within the trace
     fault_kinds: tuple[str, ...] = FAULT_KINDS  # kinds to draw from; those that do not fit a van are left out
     fault_ramp_scale: float = 1.0  # stretches (> 1) or hurries (< 1) every fault's growth; demos use < 1
+    mended_ms: int | None = None  # epoch ms by which every fault is repaired; None: only after its first event
     passive_share: float = 0.15  # vans whose pack has no coolant, as the Nissan Leaf and e-NV200
     missing_channel_share: tuple[float, float, float] = (0.20, 0.25, 0.15)  # vans without current, pack T, ambient T
     sensor_trouble: float = 1.0  # multiplies the rates of stuck and drifting sensors, GPS glitches and dropouts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class FaultPlan(NamedTuple):
     severity: float  # at full growth: 1 for most, or little and never more (0.1 to 0.35)
     shape: float  # exponent of the growth; > 1 starts slowly
     repair_s: float  # delay between first event and repair
+    mended_s: float  # repaired at this time at the latest, event or not
 
 
 class Impairment(NamedTuple):
@@ -52,20 +54,26 @@ class Impairment(NamedTuple):
 
 
 def draw_fault(config: FleetConfig, liquid_cooled: bool, rng: np.random.Generator) -> FaultPlan:
-    """Draw one van's fault, or the plan with kind -1. A passive pack has no chiller to lose."""
+    """Draw one van's fault, or the plan with kind -1; so also a fault that would be mended before it starts.
+
+    A passive pack has no chiller to lose.
+    """
     draws = rng.random(7)
     kinds = [FAULT_KINDS.index(kind) for kind in config.fault_kinds if liquid_cooled or kind != "chiller_failure"]
-    if draws[0] >= config.faulty_share or not kinds:
-        return FaultPlan(-1, 0.0, 1.0, 0.0, 1.0, 0.0)
+    start_s = float(0.7 * draws[2] * config.days * 86_400)
+    mended_s = math.inf if config.mended_ms is None else (config.mended_ms - config.start_ms) / 1_000
+    if draws[0] >= config.faulty_share or not kinds or mended_s <= start_s:
+        return FaultPlan(-1, 0.0, 1.0, 0.0, 1.0, 0.0, math.inf)
     kind = kinds[int(draws[1] * len(kinds))]
     shortest, longest = RAMP_H[kind]
     return FaultPlan(
         kind=kind,
-        start_s=float(0.7 * draws[2] * config.days * 86_400),
+        start_s=start_s,
         ramp_s=float(3_600 * shortest * (longest / shortest) ** draws[3] * config.fault_ramp_scale),
         severity=float(1.0 if draws[4] >= 0.2 else 0.1 + 1.25 * draws[4]),
         shape=float(0.7 + 1.1 * draws[5]),
         repair_s=float(3_600 * (REPAIR_H[0] + (REPAIR_H[1] - REPAIR_H[0]) * draws[6])),
+        mended_s=mended_s,
     )
 
 

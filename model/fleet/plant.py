@@ -179,7 +179,7 @@ def run_plant(
         soc, polarisation_v, current = energy_step(z, p, air, left, load, request_w, soc, polarisation_v, dt_s)
         if derate < 1.0 and first_event_s < 0.0 and plan.kind >= 0 and t_s > plan.start_s:
             first_event_s = t_s
-        if first_event_s >= 0.0 and t_s > first_event_s + plan.repair_s:
+        if t_s >= plan.mended_s or (first_event_s >= 0.0 and t_s > first_event_s + plan.repair_s):
             repaired = True
         write_row(out, i, s, z, elevation - base, soc, current, presses, air_c, repaired)
 

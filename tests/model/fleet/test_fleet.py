@@ -219,6 +219,23 @@ def test_each_fault_heats_its_part(kind: str) -> None:
     assert max(rises) > 3.0
 
 
+def test_a_fault_that_is_mended_in_time_leads_nowhere() -> None:
+    """A van mended an hour before its event is the same van up to then, has no event, and cools; one mended sooner was never ill."""
+    config = replace(CLEAN, n_vehicles=1, faulty_share=1.0, fault_kinds=("failing_pump",), fault_ramp_scale=0.2)
+    ill = simulate_vehicle(config, 0)
+    mended_ms = int(ill.events_ms[0]) - 3_600_000
+    mended = simulate_vehicle(replace(config, mended_ms=mended_ms), 0)
+    before = ill.ts_ms < mended_ms
+    assert ill.fault_start_ms == mended.fault_start_ms < mended_ms == mended.fault_end_ms
+    assert np.array_equal(ill.signals[before], mended.signals[before], equal_nan=True)
+    assert mended.events_ms.size == 0
+    after = (mended.ts_ms >= mended_ms) & (mended.ts_ms < mended_ms + 7_200_000)
+    assert truth(mended, "inverter")[after].max() < truth(ill, "inverter")[after].max() - 10.0
+    never = simulate_vehicle(replace(config, mended_ms=ill.fault_start_ms), 0)
+    assert (never.fault, never.fault_start_ms, never.fault_end_ms) == ("", -1, -1)
+    assert same(never, simulate_vehicle(replace(config, faulty_share=0.0), 0))
+
+
 def test_healthy_vans_are_sometimes_warm() -> None:
     """Without any fault some part of some van comes within 12 K of its limit, so warmth alone is no alarm."""
     config = FleetConfig(n_vehicles=24, days=7.0, seed=1, faulty_share=0.0)
