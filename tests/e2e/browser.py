@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_MS = 60_000  # of a busy machine
 
 
 def chromium() -> str | None:
@@ -29,3 +30,32 @@ def browser() -> Iterator[Any]:
             yield started
         finally:
             started.close()
+
+
+class Tab:
+    """A tab at the page, which fails the test if it says an error or asks anybody but the service."""
+
+    def __init__(self, chrome: Any, url: str, **options: Any) -> None:
+        self._context = chrome.new_context(**options)
+        self.asked: list[str] = []
+        self.errors: list[str] = []
+        self._url = url
+        self.page = self._context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self._context.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def __enter__(self) -> Any:
+        self.page.goto(f"{self._url}/dashboard/")
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
+        assert not self.errors
+        assert self.asked
+        assert [url for url in self.asked if not url.startswith((self._url, "data:"))] == []
+
+
+def tab(chrome: Any, url: str, **options: Any) -> Tab:
+    """A context and a page in it."""
+    return Tab(chrome, url, **options)

@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.browser import browser
+from tests.e2e.browser import browser, tab
 from tests.processes import ServiceProcess, ValkeyProcess, free_port, wait_until
 from tests.service.conftest import create, sample
 
-PATIENCE_MS = 60_000  # of a busy machine
 START_MS = int(time.time() * 1000) - 3_600_000
 
 
@@ -57,35 +56,6 @@ def page(chrome: Any, service: ServiceProcess) -> Iterator[Any]:
     """A fresh tab at the page, which fails the test if it says an error or asks anybody but the service."""
     with tab(chrome, service.url) as opened:
         yield opened
-
-
-class Tab:
-    """A tab, with what it asked for and what its console said."""
-
-    def __init__(self, chrome: Any, url: str, **options: Any) -> None:
-        self._context = chrome.new_context(**options)
-        self.asked: list[str] = []
-        self.errors: list[str] = []
-        self._url = url
-        self.page = self._context.new_page()
-        self.page.set_default_timeout(PATIENCE_MS)
-        self._context.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def __enter__(self) -> Any:
-        self.page.goto(f"{self._url}/dashboard/")
-        return self.page
-
-    def __exit__(self, *_: object) -> None:
-        self._context.close()
-        assert not self.errors
-        assert self.asked
-        assert [url for url in self.asked if not url.startswith((self._url, "data:"))] == []
-
-
-def tab(chrome: Any, url: str, **options: Any) -> Tab:
-    """A context and a page in it."""
-    return Tab(chrome, url, **options)
 
 
 def drive(service: ServiceProcess, vehicle: str, n: int, first: int = 0) -> None:
