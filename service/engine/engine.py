@@ -6,7 +6,7 @@ from the cache and tried again from what the winner wrote.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
@@ -49,9 +49,22 @@ logger = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5  # a vehicle whose commits are lost so often in a row is being fought over; its sender retries
 
+LOST = (
+    "the store has lost what was acknowledged from seq {first} on: send the samples from there again if you have them, "
+    "then this one; or this one alone, to go on without them"
+)
+
 Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Fates = NDArray[np.int8]
+
+
+class WentBack(Exception):
+    """The store has forgotten acknowledged samples of vehicles; the last seq that it has of each."""
+
+    def __init__(self, last_seqs: Mapping[str, int]) -> None:
+        super().__init__()
+        self.last_seqs = last_seqs
 
 
 class Fate(IntEnum):
@@ -192,6 +205,9 @@ class StateEngine:
                 except Rebuilding:
                     todo = self._without_rebuilding(samples, answers, todo)
                     continue
+                except WentBack as error:
+                    todo = self._ask_for_the_lost(samples, answers, todo, error.last_seqs)
+                    continue
                 attempts += 1
                 answers.put(todo, tried)
                 defer(samples, answers, todo[fates == Fate.UNKNOWN], NOTHING_KNOWN)
@@ -219,6 +235,15 @@ class StateEngine:
             return todo
         early = np.array([samples.vehicle_ids[row] in waiting for row in todo.tolist()], np.bool_)
         defer(samples, answers, todo[early], WAIT)
+        return todo[~early]
+
+    def _ask_for_the_lost(self, samples: Samples, answers: Answers, todo: Longs, last_seqs: Mapping[str, int]) -> Longs:
+        """Rows but for those that would go on after a gap of samples that were acknowledged; said once, the retry is taken."""
+        firsts = {samples.vehicle_ids[row]: int(samples.seq[row]) for row in reversed(todo.tolist())}
+        behind = {name: last for name, last in last_seqs.items() if firsts[name] > last + 1}
+        early = np.array([samples.vehicle_ids[row] in behind for row in todo.tolist()], np.bool_)
+        for row in todo[early].tolist():
+            defer(samples, answers, np.array([row]), LOST.format(first=behind[samples.vehicle_ids[row]] + 1))
         return todo[~early]
 
     async def reset(self, vehicle_id: str) -> int:
@@ -253,6 +278,9 @@ class StateEngine:
         with self._stages.time("load"):
             runs = group(samples)
             fresh = await self._residency.load(runs.vehicle_ids)
+            last_seqs = self._residency.went_back(runs.vehicle_ids)
+            if last_seqs:
+                raise WentBack(last_seqs)
             slots = self._residency.slots(runs.vehicle_ids)
         with self._stages.time("judge"):
             before = self._residency.heads[slots]

@@ -72,6 +72,7 @@ class Residency:
         self._versions = [ABSENT] * n_slots
         self._stagger = np.zeros(n_slots, np.int64)
         self._overtaken: dict[str, tuple[int, int]] = {}
+        self._went_back: dict[str, int] = {}
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(n_slots - 1, FIRST_SLOT - 1, -1))
         metrics.slots_capacity.set(len(self._free))
@@ -230,7 +231,14 @@ class Residency:
 
         if progress(restored.head[0]) < self._overtaken.pop(vehicle_id, (0, 0)):
             self._metrics.store_regressions.inc()
+            self._went_back[vehicle_id] = int(restored.head["seq"][0])
             logger.error("the store went back in time: an acknowledged sample is gone", vehicle_id=vehicle_id)
+
+    def went_back(self, vehicle_ids: list[str]) -> dict[str, int]:
+        """Of these vehicles those that the store turned out to have forgotten samples of, once, with the last seq it has."""
+        if not self._went_back:
+            return {}
+        return {name: self._went_back.pop(name) for name in vehicle_ids if name in self._went_back}
 
     def _claim(self, vehicle_ids: list[str]) -> Slots:
         """Free slots, and those of the least recently used vehicles that nobody works on."""

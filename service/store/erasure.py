@@ -40,5 +40,7 @@ def is_about(field: bytes, value: bytes, vehicle_id: str) -> bool:
 def vehicle_of(fields: Any) -> str | None:
     """Whose change an entry tells of; fields as a mapping or as a flat list, by the protocol in use."""
     pairs = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    text = pairs.get(b"alert")
-    return None if text is None else json.loads(text)["vehicle_id"]
+    try:
+        return str(json.loads(pairs[b"alert"])["vehicle_id"])
+    except (KeyError, TypeError, ValueError):
+        return None  # not ours: nothing of a vehicle is written in another form

@@ -89,10 +89,40 @@ def test_a_store_that_went_back_in_time_is_noticed_and_healed_by_retries(
             client.delete(*client.keys(f"*v:{vehicle}:*"))
             for key, value in stale.items():
                 client.restore(key, 0, value)
+        # A device that goes on as if nothing had happened is told, once, where the gap begins.
+        answers = await under_test.apply((vehicle, 12))
+        assert words(answers) == ["deferred"]
+        assert "from seq 5 on" in answers.reasons[0]
         # The device repeats from the last one it is sure of.
         assert words(await under_test.run(vehicle, 3, 13)) == ["duplicate"] * 2 + ["applied"] * 8
         assert count(under_test.metrics.store_regressions) == 1
         assert close_to(await under_test.state(vehicle), under_test.offline(13))
+
+    try:
+        run([under_test], scenario)
+    finally:
+        own.stop_if_running()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_device_without_the_lost_samples_goes_on_at_its_second_try(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, vehicle: str
+) -> None:
+    """An emptied store: told once for all rows of a request, then what comes is taken; other vans are not held up."""
+    folder = tmp_path_factory.mktemp("emptied")
+    own = ValkeyProcess(folder).start()
+    under_test = worker(own.url, checkpoint)
+
+    async def scenario() -> None:
+        await under_test.stream(vehicle, 0, 4)
+        with own.client as client:
+            client.flushall()
+        other = f"{vehicle}.other"
+        both = await under_test.apply((vehicle, 4), (other, 0), (vehicle, 5))
+        assert words(both) == ["deferred", "applied", "deferred"]
+        assert "from seq 0 on" in both.reasons[0]
+        assert words(await under_test.run(vehicle, 4, 6)) == ["applied"] * 2
+        assert count(under_test.metrics.store_regressions) == 1
 
     try:
         run([under_test], scenario)
