@@ -1,4 +1,4 @@
-"""The deployment of deploy/compose.yaml as plain processes: HAProxy, two workers, a store, Prometheus, Alertmanager."""
+"""The deployment as plain processes: HAProxy, two workers, a Redis Cluster of three nodes, Prometheus, Alertmanager."""
 
 import os
 import shutil
@@ -14,10 +14,11 @@ import torch
 from model.checkpoint import load_checkpoint, save_checkpoint
 from tests.balancer import Balancer
 from tests.chaos.senders import Fleet
+from tests.chaos.store_cluster import StoreCluster
 from tests.chaos.truth import check
 from tests.deploy_files import panels
 from tests.monitors import Alertmanager, Prometheus
-from tests.processes import ServiceProcess, ValkeyProcess, wait_until
+from tests.processes import ServiceProcess, wait_until
 
 DRAIN_S = 2.5
 PROGRAMS = {"haproxy": "haproxy", "prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager"}
@@ -28,6 +29,7 @@ NEEDS_AN_ACCELERATOR = ("Accelerator memory", "Accelerator utilisation")
 class Topology:
     """Everything that runs."""
 
+    store: StoreCluster
     workers: list[ServiceProcess]
     balancer: Balancer
     prometheus: Prometheus
@@ -42,7 +44,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
             message = f"{program} is not installed (Debian: apt-get install {package})"
             pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     folder = tmp_path_factory.mktemp("topology")
-    store = ValkeyProcess(folder / "store")
+    store = StoreCluster(folder / "store")
     running: list[ServiceProcess | Balancer | Prometheus | Alertmanager] = []
     try:
         store.start()
@@ -62,11 +64,11 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
             "127.0.0.1:9093": f"127.0.0.1:{alertmanager.port}",
         }
         running.append(prometheus := Prometheus(folder / "prometheus", addresses, waits={"1m": "1s"}))
-        yield Topology(workers, balancer, prometheus, alertmanager)
+        yield Topology(store, workers, balancer, prometheus, alertmanager)
     finally:
         for process in reversed(running):
             process.stop_if_running() if isinstance(process, ServiceProcess) else process.stop()
-        store.stop_if_running()
+        store.stop()
 
 
 def test_every_panel_of_every_dashboard_shows_something(topology: Topology) -> None:
@@ -90,6 +92,9 @@ def test_every_panel_of_every_dashboard_shows_something(topology: Topology) -> N
     for title in NEEDS_AN_ACCELERATOR:
         assert [topology.prometheus.query(panel.expression) for panel in panels() if panel.title == title] == [[]]
     assert topology.prometheus.query('up{job="haproxy"}')[0]["value"][1] == "1"
+    heads = [[key for key in node.client.scan_iter("*:head", count=1_000)] for node in topology.store.nodes]
+    names = sorted(key.decode().split(":v:")[1].removesuffix(":head") for keys in heads for key in keys)
+    assert names == sorted(van.vehicle_id for van in fleet.vans), "each van is on one node"
 
 
 def restart(worker: ServiceProcess, checkpoint: Path | None = None) -> None:
