@@ -12,7 +12,8 @@ from service.benchmark.alerts import AlertOptions, measure_alerts
 from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
 from service.benchmark.lanes import LoadError
 from service.benchmark.processes import ProcessError
-from service.cli.output import ANSWER_IS_NO, console, print_json, refusing
+from service.benchmark.report_tables import ReportError, markdown, read_report
+from service.cli.output import ANSWER_IS_NO, console, print_json, refusing, train_extra
 
 app = typer.Typer(help="Measure this machine; nothing is measured that did not prove correct first.")
 
@@ -117,6 +118,23 @@ def alerts(
         )
     if as_json:
         print_json(report)
+
+
+@app.command("show")
+def show(
+    files: Annotated[list[Path], typer.Argument(help="Reports of any benchmark, evaluation or load test.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for latencies and stages as SVG (extra train).")] = None,
+) -> None:
+    """Print reports as Markdown, and draw them."""
+    with refusing(ReportError):
+        reports = {file: read_report(file) for file in files}
+    for file, report in reports.items():
+        typer.echo(markdown(report))
+        if plots is not None:
+            with train_extra("a plot"):
+                from service.benchmark.report_plots import draw  # noqa: PLC0415  (matplotlib is an extra)
+            for path in draw(report, plots, file.stem):
+                console.print(f"wrote {path}", highlight=False)
 
 
 def pair(text: str) -> tuple[str, str]:

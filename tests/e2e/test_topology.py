@@ -92,7 +92,7 @@ def test_every_panel_of_every_dashboard_shows_something(topology: Topology) -> N
     for title in NEEDS_AN_ACCELERATOR:
         assert [topology.prometheus.query(panel.expression) for panel in panels() if panel.title == title] == [[]]
     assert topology.prometheus.query('up{job="haproxy"}')[0]["value"][1] == "1"
-    heads = [[key for key in node.client.scan_iter("*:head", count=1_000)] for node in topology.store.nodes]
+    heads = [list(node.client.scan_iter("*:head", count=1_000)) for node in topology.store.nodes]
     names = sorted(key.decode().split(":v:")[1].removesuffix(":head") for keys in heads for key in keys)
     assert names == sorted(van.vehicle_id for van in fleet.vans), "each van is on one node"
 

@@ -1,6 +1,7 @@
 """`emberwatch bench step` as a program reads it."""
 
 import json
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -53,3 +54,20 @@ def test_an_unknown_mode_or_setting_is_refused() -> None:
     """Exit code 2 before anything is started."""
     for options in (["--mode", "fast"], ["--setting", "slots"]):
         assert CliRunner().invoke(app, ["bench", "ingest", *options]).exit_code == 2
+
+
+def test_a_report_is_shown_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    """As Markdown with the command that made it; a row without a value is named by its number."""
+    row = {"name": "ingest_throughput", "params": {"mode": "journal", "batch": 8}, "unit": "samples/s"}
+    row |= {"value": 19_200.0, "lo": 18_000.0, "hi": 20_000.0, "ratio": 11.9, "peer": "write-through"}
+    report = {"commit": "abc", "date": "today", "device": "cpu", "command": "emberwatch bench ingest", "rows": [row]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    result = CliRunner().invoke(app, ["bench", "show", str(tmp_path / "report.json")])
+    assert result.exit_code == 0, result.output
+    assert "`emberwatch bench ingest` (commit abc, today; cpu)" in result.stdout
+    line = "| ingest_throughput | journal batch=8 | 19,200 [18,000 to 20,000] | samples/s | 11.9 x write-through |"
+    assert line in result.stdout
+    (tmp_path / "broken.json").write_text(json.dumps(report | {"rows": [{"name": "x"}]}))
+    result = CliRunner().invoke(app, ["bench", "show", str(tmp_path / "broken.json")])
+    assert result.exit_code == 2
+    assert "row 0" in result.output
