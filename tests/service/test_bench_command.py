@@ -58,7 +58,11 @@ def test_an_unknown_mode_or_setting_is_refused() -> None:
 
 def test_a_report_is_shown_and_what_is_none_is_refused(tmp_path: Path) -> None:
     """As Markdown with the command that made it; a row without a value is named by its number."""
-    row = {"name": "ingest_throughput", "params": {"mode": "journal", "batch": 8}, "unit": "samples/s"}
+    row: dict[str, object] = {
+        "name": "ingest_throughput",
+        "params": {"mode": "journal", "batch": 8},
+        "unit": "samples/s",
+    }
     row |= {"value": 19_200.0, "lo": 18_000.0, "hi": 20_000.0, "ratio": 11.9, "peer": "write-through"}
     report = {"commit": "abc", "date": "today", "device": "cpu", "command": "emberwatch bench ingest", "rows": [row]}
     (tmp_path / "report.json").write_text(json.dumps(report))
