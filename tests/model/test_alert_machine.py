@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.alert_machine import NOWHEN, MachineLimits, Phase, Severity, advance_machines, names_of, new_machines
+from model.alert_machine import (
+    NOWHEN,
+    MachineLimits,
+    Phase,
+    Severity,
+    advance_machines,
+    names_of,
+    new_machines,
+    pass_time,
+)
 
 LIMITS = MachineLimits(0.5, 0.3, 0.8, for_ms=60_000, keep_firing_ms=120_000, stale_after_ms=300_000, warmup_samples=3)
 START_MS = 1_000_000
@@ -42,8 +51,8 @@ class PlainMachine:
         if math.isnan(value):
             return self.told
         if of.smoothing_ms:
-            self.level += (1 - math.exp(-gap / of.smoothing_ms)) * (min(value, of.highest) - self.level)
-            value = self.level
+            value = self.level + (1 - math.exp(-gap / of.smoothing_ms)) * (min(value, of.highest) - self.level)
+            self.level = float(np.float32(value))  # so it is kept in the head
         if warm:
             self.take(now, value)
         return self.told
@@ -213,6 +222,44 @@ def test_silence_fires_what_is_pending_and_resolves_nothing() -> None:
     told, machine = run([0.6] * 3 + [0.2, 0.2], [30_000] * 4 + [3_600_000])
     assert told[-1] == (3, "recovering")
     assert machine["since_ms"] == START_MS + 4 * 30_000 + 3_600_000
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.1, 0.4, 0.6, 0.9]),
+            st.sampled_from([5_000, 30_000, 60_000, 61_000, 299_999, 300_000, 4_000_000]),
+            st.lists(st.floats(0.0, 1.0), max_size=3),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_it_makes_no_difference_whether_somebody_watched_the_silence(
+    samples: list[tuple[float, int, list[float]]],
+) -> None:
+    """Swept at any instants of any gaps, the same alerts fire and resolve, with the same times, as when only samples count."""
+    alone, _ = run([value for value, _, _ in samples], [gap for _, gap, _ in samples])
+    machines, now, told, fired = new_machines((1, 1)), START_MS, [], []
+    for i, (value, gap, sweeps) in enumerate(samples):
+        for share in sorted(sweeps):
+            last, silence = np.array([now]), np.array([int(share * gap)])
+            bits = int(pass_time(machines, last, silence, LIMITS.packed())[0, 0])
+            told += [(i, name) for name in names_of(bits)]
+        now += gap
+        course = advance_machines(
+            machines, np.array([10 + i]), np.array([1]), np.array([now]), np.array([gap]), np.array([[value]]), LIMITS.packed()
+        )  # fmt: skip
+        told += [(i, name) for bits in course.changes for name in names_of(int(bits))]
+        fired.append(int(machines[0, 0]["fired_ms"]))
+    assert [change for change in told if change[1] not in {"stale", "fresh"}] == alone
+    silences = [name for _, name in told if name in {"stale", "fresh"}]
+    assert silences == ["stale", "fresh"] * (len(silences) // 2)
+    ends = [
+        int(run([v for v, _, _ in samples[: i + 1]], [g for _, g, _ in samples[: i + 1]])[1]["fired_ms"])
+        for i in range(len(samples))
+    ]
+    assert fired == ends
 
 
 def test_vehicles_and_rules_do_not_touch_each_other() -> None:
