@@ -62,3 +62,16 @@ def test_every_change_field_and_setting_is_documented() -> None:
                 else f"{default:g}"
             )
             assert words == value, name
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    """Of each trouble in the table, file and name; `::name` alone is of the file before."""
+    named = 0
+    file = ""
+    for path, name in re.findall(r"`([a-z_/]+\.py)?(?:::(test_\w+))?`", TEXT):
+        file = path or file
+        if file and (path or name):
+            text = (REPOSITORY / "tests" / file).read_text()
+            assert not name or f"def {name}(" in text, f"{file}::{name}"
+            named += 1
+    assert named > 15
