@@ -185,13 +185,20 @@ def fit_autoregression(logs: Sequence[Log], channels: tuple[int, ...], order: in
             used = x if rows.all() else x[rows]
             gram[j] += used.T @ used
             moment[j] += used.T @ log.z[1:, channel][rows]
+    weights = solved(gram, moment)
+    pick = list(channels)
+    errors = [(log.z[1:, pick] - design(log, channels, order) @ weights, log.present[1:, pick]) for log in logs]
+    return weights, fitted_scale(errors)
+
+
+def solved(gram: Floats, moment: Floats) -> Floats:
+    """Least-squares weights (width, n) with a slight ridge, from gram (n, width, width) and moment (n, width)."""
+    n, width = moment.shape
     weights = np.zeros((width, n))
     for j in range(n):
         ridge = RIDGE * max(float(np.trace(gram[j])) / width, 1.0)
         weights[:, j] = np.linalg.solve(gram[j] + ridge * np.eye(width), moment[j])
-    pick = list(channels)
-    errors = [(log.z[1:, pick] - design(log, channels, order) @ weights, log.present[1:, pick]) for log in logs]
-    return weights, fitted_scale(errors)
+    return weights
 
 
 def fitted_scale(errors: Sequence[tuple[Floats, Bools]]) -> Floats:

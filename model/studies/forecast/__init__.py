@@ -1,0 +1,1 @@
+"""Forecasts from long contexts of any regular series: `emberwatch study forecast`."""
