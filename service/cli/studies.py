@@ -51,3 +51,44 @@ def carry_out(run: "Callable[[torch.device], StudyReport]", out: Path, *, as_jso
     for verdict in data["verdicts"]:
         console.print(verdict, highlight=False)
     console.print(f"written to {out}", highlight=False)
+
+
+@app.command()
+def forecast(
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file of a regular series, or a folder of such files.")
+    ] = None,
+    bars: Annotated[int, typer.Option(min=0, help="Instead of --data: so many generated minute bars.")] = 0,
+    columns: Annotated[
+        str, typer.Option(help="Features, with commas between [open, high, low, close, volume, or all columns].")
+    ] = "",
+    time: Annotated[str | None, typer.Option(help="Column of the time [the first that is named like one].")] = None,
+    log: Annotated[str, typer.Option(help="Features of which to take the logarithm [prices of bars].")] = "",
+    log1p: Annotated[str, typer.Option(help="Features of which to take log(1 + x) [volume of bars].")] = "",
+    step_s: Annotated[float | None, typer.Option(min=0.001, help="Seconds between rows [their median].")] = None,
+    horizons: Annotated[str, typer.Option(help="Steps ahead, with commas between.")] = "1,10,60",
+    context: Annotated[int, typer.Option(min=128, help="Steps of a window.")] = 2_048,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each network.")] = 160,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 1_000,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("studies/forecast"),
+    *,
+    full: FullOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast a regular series from long contexts: Mamba-2 against a transformer, an autoregression and persistence."""
+    with studying():
+        from model.studies.forecast.study import Settings, enlarged, run  # noqa: PLC0415  (an extra)
+
+        settings = Settings(
+            data=data, bars=bars, columns=listed(columns), time=time, log=listed(log), log1p=listed(log1p), step_s=step_s,
+            horizons=tuple(int(number) for number in listed(horizons)), context=context, steps=steps, seed=seed,
+            resamples=resamples,
+        )  # fmt: skip
+        settings = enlarged(settings) if full else settings
+        carry_out(lambda device: run(settings, device), out, as_json=as_json)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

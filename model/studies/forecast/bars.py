@@ -50,6 +50,8 @@ def generated(n: int, seed: int) -> Floats:
     ends = np.cumsum(walk.sum(axis=1))
     start = np.concatenate(([0.0], ends[:-1]))
     path = start[:, None] + np.cumsum(walk, axis=1)
-    price = 100.0 * np.exp(np.column_stack((start, np.maximum(path.max(axis=1), start), np.minimum(path.min(axis=1), start), ends)))
+    price = 100.0 * np.exp(
+        np.column_stack((start, np.maximum(path.max(axis=1), start), np.minimum(path.min(axis=1), start), ends))
+    )
     volume = np.exp(3.0 + 0.8 * np.sin(day - 1.0) + slow + 0.6 * rng.standard_normal(n))
     return np.column_stack((price, np.round(volume, 2)))

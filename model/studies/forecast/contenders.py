@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernels import BLOCKS, BlockKind, MambaConfig, NetworkOutput, RecurrentState, training_forward
+from kernels import BLOCKS, MambaConfig, NetworkOutput, RecurrentState, training_forward
 from model.baselines.forecasts import solved
 from model.baselines.stateful_training import Figure, NeuralConfig, State, StatefulNetwork, autocast, train_stateful
 from model.baselines.transformer import TransformerConfig, TransformerNetwork
@@ -56,7 +56,9 @@ class Autoregression:
     def _design(piece: Piece, order: int) -> Floats:
         """(length - order + 1, 1 + order * n_features): one, the held z-scores, and their last changes."""
         held = piece.held
-        changes = [held[order - 1 - k : len(held) - k] - held[order - 2 - k : len(held) - 1 - k] for k in range(order - 1)]
+        changes = [
+            held[order - 1 - k : len(held) - k] - held[order - 2 - k : len(held) - 1 - k] for k in range(order - 1)
+        ]
         return np.hstack((np.ones((len(held) - order + 1, 1)), held[order - 1 :], *changes))
 
     def _fitted(self, task: Task, order: int) -> Floats:
@@ -128,7 +130,9 @@ class NetworkForecast:
                 output, _ = forward(batch.inputs, batch.ratio, forward.initial_state(len(group), self._device))
             moved = output.forecast_mean.float().cpu().numpy()
             for row, window in zip(moved, group, strict=True):
-                out[window.piece][window.judged : window.stop] = row[window.judged - window.start :][: window.stop - window.judged]
+                out[window.piece][window.judged : window.stop] = row[window.judged - window.start :][
+                    : window.stop - window.judged
+                ]
         return out
 
 
@@ -159,7 +163,7 @@ def build(name: str, sizes: NetworkSizes, task: Task, device: torch.device) -> n
         return TransformerNetwork(TransformerConfig(**shared, window=min(sizes.attention, task.context))).to(device)
     if name not in BLOCKS:
         raise ValueError(f"networks are {', '.join((*BLOCKS, 'transformer'))}, got {name!r}")
-    config = MambaConfig(**shared, d_state=sizes.d_state, head_dim=sizes.head_dim, block=cast(BlockKind, name))
+    config = MambaConfig(**shared, d_state=sizes.d_state, head_dim=sizes.head_dim, block=name)
     return MambaForecast(config, device).to(device)
 
 
@@ -179,4 +183,3 @@ def trained(
     figure = Figure("validation_error", lambda _: -squared_error(forecast, validation))
     sampler = WindowSampler(train, training.batch, training.seed, device)
     return forecast, train_stateful(network, sampler, loss, figure, config, device)
-

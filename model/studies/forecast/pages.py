@@ -1,5 +1,6 @@
 """What the study found, as a report: who won, by how much, and what R2 hides."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ Floats = NDArray[np.float64]
 STILL = "persistence"
 UNITS = {"mape": "%"}
 MOST_SHOWN = 5  # features in a plot
+SUMMARY = """Every contender sees the past and says how far each feature will have moved. The headline is skill over persistence: the
+share of the squared error of "nothing changes" that a forecast takes away, on the scale that is learned (z-scores, after
+logarithms where they are taken). Zero is no better than repeating the last value, one is perfect. Persistence alone reaches an
+R2 of {least:.4f} to {most:.4f} on levels, {ahead}: an R2 near one says that a series is smooth, not that it was
+forecast. At {last} steps {best} is first, {beaten}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,11 @@ def report(
         ],
         rows=[*rows.values(), *_costs(outcome)],
         sections=(
-            Section("Skill over persistence", _skills(outcome, rows), (Plot("skill", "Skill over persistence", _bars(outcome, rows)),)),
+            Section(
+                "Skill over persistence",
+                _skills(outcome, rows),
+                (Plot("skill", "Skill over persistence", _bars(outcome, rows)),),
+            ),
             Section("What R2 on levels says", _levels(outcome, rows)),
             Section("All figures", _figures(outcome, rows)),
             Section(
@@ -124,23 +134,20 @@ def _costs(outcome: Outcome) -> Iterator[Row]:
 
 def _summary(outcome: Outcome, contests: list[Contest], rows: Mapping[tuple[Any, ...], Row]) -> str:
     last = outcome.horizons[-1]
-    levels = [row["value"] for f in outcome.names if (row := rows["r2", STILL, f, outcome.horizons[0]])["value"] is not None]
-    parts = [
-        "Every contender sees the past and says how far each feature will have moved. The headline is skill over persistence: the share of the "
-        "squared error of 'nothing changes' that a forecast takes away, on the scale that is learned (z-scores, after logarithms where they are "
-        "taken). Zero is no better than repeating the last value, one is perfect."
-    ]
-    if levels:
-        parts.append(
-            f"Persistence alone reaches R2 of {min(levels):.4f} to {max(levels):.4f} on levels, {outcome.ahead(0)}: "
-            "an R2 near one says that the series is smooth, not that anybody forecast it."
-        )
+    still = [rows["r2", STILL, feature, outcome.horizons[0]]["value"] for feature in outcome.names]
+    levels = [value for value in still if value is not None]
     best = contests[-1].order[0] if contests[-1].order else STILL
     beaten = STILL in contests[-1].told_apart()
-    parts.append(
-        f"At {last} steps {best} is first" + (" and ahead of persistence beyond chance." if beaten else ", and nobody is ahead of persistence beyond chance.")
+    return SUMMARY.format(
+        least=min(levels, default=math.nan),
+        most=max(levels, default=math.nan),
+        ahead=outcome.ahead(0),
+        last=outcome.horizons[-1],
+        best=best,
+        beaten="and ahead of persistence beyond chance"
+        if beaten
+        else "and nobody is ahead of persistence beyond chance",
     )
-    return " ".join(parts)
 
 
 def _skills(outcome: Outcome, rows: Mapping[tuple[Any, ...], Row]) -> str:
@@ -155,7 +162,9 @@ def _skills(outcome: Outcome, rows: Mapping[tuple[Any, ...], Row]) -> str:
 
 def _levels(outcome: Outcome, rows: Mapping[tuple[Any, ...], Row]) -> str:
     steps = outcome.horizons[0]
-    body = [[model, *(shown(rows["r2", model, feature, steps], 5) for feature in outcome.names)] for model in outcome.judged]
+    body = [
+        [model, *(shown(rows["r2", model, feature, steps], 5) for feature in outcome.names)] for model in outcome.judged
+    ]
     return f"R2 in the features' own units, {outcome.ahead(0)}.\n\n" + table(("model", *outcome.names), body)
 
 
@@ -194,12 +203,16 @@ def _size(outcome: Outcome, model: str) -> str:
 
 def _bars(outcome: Outcome, rows: Mapping[tuple[Any, ...], Row]) -> Figure:
     names, models = outcome.names[:MOST_SHOWN], [model for model in outcome.judged if model != STILL]
-    figure, grid = plt.subplots(1, len(outcome.horizons), figsize=(2.8 * len(outcome.horizons), 2.8), sharey=True, squeeze=False)
+    figure, grid = plt.subplots(
+        1, len(outcome.horizons), figsize=(2.8 * len(outcome.horizons), 2.8), sharey=True, squeeze=False
+    )
     width = 0.8 / len(models)
     for h, (axes, steps) in enumerate(zip(grid[0], outcome.horizons, strict=True)):
         for m, model in enumerate(models):
             known = [rows["skill", model, feature, steps] for feature in names]
-            value, low, high = (np.array([np.nan if r[key] is None else r[key] for r in known]) for key in ("value", "lo", "hi"))
+            value, low, high = (
+                np.array([np.nan if r[key] is None else r[key] for r in known]) for key in ("value", "lo", "hi")
+            )
             reach = np.maximum(np.stack((value - low, high - value)), 0.0)
             at = np.arange(len(names)) + (m - (len(models) - 1) / 2) * width
             axes.bar(at, value, width, yerr=reach, color=_colour(model), label=model, error_kw={"lw": 0.7})

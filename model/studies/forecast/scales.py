@@ -59,7 +59,9 @@ def fit_scales(parts: Sequence[Floats], names: Sequence[str], kinds: Mapping[str
     known = ~np.isnan(rows).all(axis=0)
     mean = np.array([np.nanmean(rows[:, i]) if known[i] else np.nan for i in range(len(of))])
     std = np.array([np.nanstd(rows[:, i]) if known[i] else 0.0 for i in range(len(of))])
-    still = [name for name, deviation in zip(names, std, strict=True) if not deviation > 1e-12 * (1.0 + np.abs(mean).max())]
+    still = [
+        name for name, deviation in zip(names, std, strict=True) if not deviation > 1e-12 * (1.0 + np.abs(mean).max())
+    ]
     if still:
         raise ValueError(f"{', '.join(still)} never changes in the training part; choose other --columns")
     return Scales(of, mean, std)

@@ -7,6 +7,7 @@ What this module does not know: what is forecast, and how.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,11 @@ def _layout(table: TableFile, columns: Sequence[str], time: str | None, kinds: M
     if kinds is None:
         kinds = {name: bars.KINDS[name.lower()] for name in names} if are_bars else {}
     wanted = [*names, *kinds]
-    unknown = [f"{table.path}: there is no column {name}{nearest(name, table.names)}" for name in wanted if name not in table.names]
+    unknown = [
+        f"{table.path}: there is no column {name}{nearest(name, table.names)}"
+        for name in wanted
+        if name not in table.names
+    ]
     if unknown:
         raise OwnDataError(list(dict.fromkeys(unknown)))
     return Layout(time, names, kinds, are_bars)
@@ -142,7 +147,7 @@ def _rows(table: TableFile, layout: Layout, findings: Findings) -> tuple[Floats,
     if instants[0] >= MILLIS_FROM:
         instants = instants / 1000.0
     back = 1 + np.flatnonzero(np.diff(instants) <= 0)
-    findings.add(layout.time, "order", back, lambda i: "is not later than the row before; sort the rows by time")
+    findings.add(layout.time, "order", back, lambda _: "is not later than the row before; sort the rows by time")
     _check_values(rows, layout, findings)
     return instants, rows
 
@@ -201,7 +206,7 @@ def _segments(
     jumps = np.maximum(1, np.rint(elapsed)).astype(np.int64)
     starts = [0, *(1 + np.flatnonzero(jumps > LONGEST_GAP)), len(values)]
     segments = []
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         places = np.concatenate(([0], np.cumsum(jumps[a : b - 1])))
         grid = np.full((places[-1] + 1, values.shape[1]), np.nan)
         grid[places] = values[a:b]

@@ -81,7 +81,7 @@ class Settings:
         )  # fmt: skip
 
 
-def full(settings: Settings) -> Settings:
+def enlarged(settings: Settings) -> Settings:
     """The sizes meant for a GPU: longer training on larger batches, attention over the whole window."""
     sizes = replace(settings.sizes, attention=settings.context)
     return replace(settings, steps=4_000, batch=32, sizes=sizes)
@@ -108,7 +108,9 @@ def run(settings: Settings, device: torch.device) -> StudyReport:
     scales = fit_scales([segment.values for segment in parts["train"]], series.names, series.kinds)
     pieces = {name: as_pieces(part, scales) for name, part in parts.items()}
     unit = typical_moves(pieces["train"], settings.horizons)
-    tasks = {name: Task(own, settings.horizons, unit, settings.context, settings.stride) for name, own in pieces.items()}
+    tasks = {
+        name: Task(own, settings.horizons, unit, settings.context, settings.stride) for name, own in pieces.items()
+    }
     contenders: dict[str, Contender] = {"persistence": Persistence()}
     seconds: dict[str, float] = {}
     started = time.monotonic()
@@ -124,7 +126,9 @@ def run(settings: Settings, device: torch.device) -> StudyReport:
         parameters[name] = sum(p.numel() for p in forecast.network.parameters())
         seconds[name] = time.monotonic() - started
         logger.info("%s trained in %.0f s", name, seconds[name])
-    return _report(settings, series, parts, tasks["test"], scales, contenders, parameters, seconds, autoregression.order)
+    return _report(
+        settings, series, parts, tasks["test"], scales, contenders, parameters, seconds, autoregression.order
+    )
 
 
 def _report(
@@ -168,7 +172,9 @@ def _trace(test: Task, scales: Scales, moved: Mapping[str, list[Floats]]) -> Tra
         return scales.values(piece.held[own] + moves)
 
     truth = scales.values(piece.z[own.start + steps : own.stop + steps])
-    return Trace(piece.source, first + steps, steps, truth, {name: values(own_moves[index]) for name, own_moves in moved.items()})
+    return Trace(
+        piece.source, first + steps, steps, truth, {name: values(own_moves[index]) for name, own_moves in moved.items()}
+    )
 
 
 def _described(series: Series, settings: Settings) -> dict[str, str | float]:
@@ -176,7 +182,8 @@ def _described(series: Series, settings: Settings) -> dict[str, str | float]:
     return {
         "from": str(settings.data.name if settings.data else "generated bars"),
         "features": ", ".join(
-            f"{name} ({series.kinds[name]})" if series.kinds.get(name, "none") != "none" else name for name in series.names
+            f"{name} ({series.kinds[name]})" if series.kinds.get(name, "none") != "none" else name
+            for name in series.names
         ),
         "files": float(len(series.sources)),
         "segments": float(len(series.segments)),

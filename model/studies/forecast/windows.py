@@ -64,7 +64,9 @@ def split_in_time(series: Series) -> dict[str, list[Segment]]:
         first = cut
     short = [name for name, part in parts.items() if not any(len(segment.values) > 2 * WARMUP for segment in part)]
     if short:
-        raise ValueError(f"{ends[-1]} rows are too few: no segment of the {', '.join(short)} part is longer than {2 * WARMUP}")
+        raise ValueError(
+            f"{ends[-1]} rows are too few: no segment of the {', '.join(short)} part is longer than {2 * WARMUP}"
+        )
     return parts
 
 
@@ -132,7 +134,7 @@ class Task:
     @property
     def n_targets(self) -> int:
         """Horizons times features."""
-        return self.unit.size
+        return int(self.unit.size)
 
     @property
     def d_input(self) -> int:
@@ -158,7 +160,9 @@ class Task:
             inputs[row, :n, : self.n_targets] = np.tile(piece.held[own], len(self.horizons))
             inputs[row, :n, self.n_targets :] = piece.present[own]
             # A target may lie behind the window's end: it is looked up in the piece.
-            beyond = Piece(piece.source, *(a[window.start : window.stop + max(self.horizons)] for a in (piece.z, piece.held)))
+            beyond = Piece(
+                piece.source, *(a[window.start : window.stop + max(self.horizons)] for a in (piece.z, piece.held))
+            )
             targets[row, :n] = self.targets(beyond)[:n]
         known = ~np.isnan(targets)
         tensors = (inputs, np.where(known, targets, 0.0).astype(np.float32), known)
@@ -193,7 +197,8 @@ def described(parts: Mapping[str, Sequence[Segment]]) -> dict[str, dict[str, str
             "files": float(len({s.source for s in part})),
             "first": part[0].source,
             "last": part[-1].source,
-            "not measured, % of values": 100.0 * float(np.mean(np.concatenate([np.isnan(s.values).ravel() for s in part]))),
+            "not measured, % of values": 100.0
+            * float(np.mean(np.concatenate([np.isnan(s.values).ravel() for s in part]))),
         }
         for name, part in parts.items()
     }
