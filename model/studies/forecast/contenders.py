@@ -63,7 +63,7 @@ class Autoregression:
 
     def _fitted(self, task: Task, order: int) -> Floats:
         """(1 + order * n_features, n_targets)."""
-        width, n = 1 + order * task.unit.shape[1], task.n_targets
+        width, n = 1 + order * task.n_features, task.n_targets
         gram, moment = np.zeros((n, width, width)), np.zeros((n, width))
         for piece in (piece for piece in task.pieces if len(piece) >= order):
             x, y = self._design(piece, order), task.targets(piece)[order - 1 :]

@@ -133,7 +133,6 @@ def _costs(outcome: Outcome) -> Iterator[Row]:
 
 
 def _summary(outcome: Outcome, contests: list[Contest], rows: Mapping[tuple[Any, ...], Row]) -> str:
-    last = outcome.horizons[-1]
     still = [rows["r2", STILL, feature, outcome.horizons[0]]["value"] for feature in outcome.names]
     levels = [value for value in still if value is not None]
     best = contests[-1].order[0] if contests[-1].order else STILL

@@ -4,6 +4,7 @@ Minute bars are known by their columns. A folder's files are unbroken series of 
 What this module does not know: what is forecast, and how.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -174,10 +175,8 @@ def _instants(cells: pa.Array, column: str, first: int, findings: Findings) -> F
         return np.asarray(micros) / 1e6
     if not is_text(cells.type):
         return numbers(cells, column, first, findings)
-    try:
-        return np.asarray(pc.fill_null(pc.cast(cells, pa.float64()), np.nan))
-    except pa.ArrowInvalid:
-        pass  # dates
+    if counts(cells):
+        return numbers(cells, column, first, findings)
     out, wrong = np.full(len(cells), np.nan), []
     for row, cell in enumerate(cells.to_pylist()):
         try:
@@ -188,9 +187,18 @@ def _instants(cells: pa.Array, column: str, first: int, findings: Findings) -> F
             wrong.append(row)
     findings.add(
         column, "time", np.array(wrong, np.int64) + first,
-        lambda i: f"{quoted(cells[wrong[i]])} is neither an ISO 8601 time nor a number of seconds",
+        lambda i: f"{quoted(cells[wrong[i]])} is not an ISO 8601 time",
     )  # fmt: skip
     return out
+
+
+def counts(cells: pa.Array) -> bool:
+    """Whether a time is a number: the first one says so."""
+    first = next((cell for cell in cells.to_pylist() if cell is not None), None)
+    try:
+        return first is None or not math.isnan(float(first))
+    except ValueError:
+        return False
 
 
 def _segments(

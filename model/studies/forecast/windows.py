@@ -139,7 +139,12 @@ class Task:
     @property
     def d_input(self) -> int:
         """Width of a network's inputs: the held z-scores once for every horizon, then what was measured."""
-        return self.n_targets + self.unit.shape[1]
+        return self.n_targets + self.n_features
+
+    @property
+    def n_features(self) -> int:
+        """Features of the series."""
+        return int(self.unit.shape[1])
 
     def windows(self) -> list[Window]:
         """See `windows`."""
