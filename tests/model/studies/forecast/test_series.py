@@ -18,11 +18,11 @@ BARS = [(4.58, 4.6, 4.5, 4.55, 0.0), (4.55, 4.7, 4.55, 4.7, 3.5), (4.7, 4.7, 4.6
 HEADER = "Timestamp,Open,High,Low,Close,Volume"
 
 
-def bar_file(folder: Path, times: list[object], bars: list[tuple[float, ...]] = BARS, header: str = HEADER) -> Path:
+def bar_file(folder: Path, times: list[object]) -> Path:
     """Minute bars as they are distributed."""
-    rows = [",".join([str(time), *map(str, bar)]) for time, bar in zip(times, bars, strict=True)]
+    rows = [",".join([str(time), *map(str, bar)]) for time, bar in zip(times, BARS, strict=True)]
     file = folder / "bars.csv"
-    file.write_text("\n".join([header, *rows]) + "\n")
+    file.write_text("\n".join([HEADER, *rows]) + "\n")
     return file
 
 
