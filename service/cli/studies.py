@@ -3,10 +3,12 @@
 Each command imports its study when it runs, so that the product does without them.
 """
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +45,8 @@ def carry_out(run: "Callable[[torch.device], StudyReport]", out: Path, *, as_jso
 
     from model.studies.report import write_study  # noqa: PLC0415  (an extra)
 
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("model.studies").setLevel(logging.INFO)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = run(device)
     data = write_study(report, out, shlex.join(["emberwatch", *sys.argv[1:]]), device)
@@ -51,6 +55,40 @@ def carry_out(run: "Callable[[torch.device], StudyReport]", out: Path, *, as_jso
     for verdict in data["verdicts"]:
         console.print(verdict, highlight=False)
     console.print(f"written to {out}", highlight=False)
+
+
+@app.command()
+def backblaze(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of Backblaze's daily .csv or .csv.gz files or quarterly .zip archives.", exists=True),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("studies/backblaze"),
+    drive_model: Annotated[str | None, typer.Option(help="One drive model only [all together].")] = None,
+    healthy: Annotated[
+        int | None, typer.Option(min=1, help="Drives without a failure to keep [2000; full: 20000].")
+    ] = None,
+    cut: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the days before the test period.")] = 0.5,
+    folds: Annotated[
+        int, typer.Option(min=3, help="Of the drives: each tests one, validates on one, trains on the rest.")
+    ] = 5,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each network [160; full: 4000].")] = None,
+    resamples: ResamplesOption = 1_000,
+    seed: SeedOption = 0,
+    *,
+    full: FullOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hard-drive failure: repeat a published comparison of networks and boosting (docs/studies.md)."""
+    with studying():
+        from model.studies.backblaze import FULL, BackblazeConfig, run  # noqa: PLC0415  (an extra)
+
+        given = {name: value for name, value in (("healthy", healthy), ("steps", steps)) if value is not None}
+        config = replace(
+            FULL if full else BackblazeConfig(),
+            drive_model=drive_model, cut=cut, folds=folds, resamples=resamples, seed=seed, **given,
+        )  # fmt: skip
+        carry_out(lambda device: run(data, config, device), out, as_json=as_json)
 
 
 @app.command()
