@@ -194,5 +194,5 @@ def test_bad_data_end_the_command_with_one_line(tmp_path: Path) -> None:
     (folder / "2013-04-13.csv").write_text((folder / "2013-04-13.csv").read_text().replace("Z0003,", "Z0003,,"))
     result = CliRunner().invoke(app, ["study", "backblaze", "--data", str(folder), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "2013-04-13.csv, row 5: has 15 cells, the header has 14" in result.output.replace("\n", "")
+    assert "2013-04-13.csv, row 4: has 15 cells, the header has 14" in result.output.replace("\n", "")
     assert not (tmp_path / "out").exists()
