@@ -62,6 +62,10 @@ class Client:
         """JSON of a POST. Raises ClientError."""
         return self._request("POST", path, data).json()
 
+    def post_content(self, path: str, data: bytes, headers: dict[str, str]) -> Any:
+        """JSON of a POST of bytes. Raises ClientError."""
+        return self._request("POST", path, content=data, headers=headers).json()
+
     def content(self, path: str) -> bytes:
         """Bytes of a GET. Raises ClientError."""
         return self._request("GET", path).content

@@ -2,11 +2,26 @@
 
 import typer
 
-from service.cli import alerts, bench, dashboard, demo, evaluate, keys, replay, serve, simulate, state, studies, train
+from service.cli import (
+    alerts,
+    bench,
+    dashboard,
+    demo,
+    evaluate,
+    forward,
+    keys,
+    replay,
+    serve,
+    simulate,
+    state,
+    studies,
+    train,
+)
 
 app = typer.Typer(help="Early warning of battery-thermal events for fleets of electric vans.", no_args_is_help=True)
 app.command("serve")(serve.serve)
 app.command("dashboard")(dashboard.dashboard)
+app.command("forward")(forward.forward)
 app.command("replay")(replay.replay)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
