@@ -15,7 +15,7 @@ EDGE = REPOSITORY / "deploy" / "edge"
 def test_the_settings_of_the_box_are_valid_and_bounded() -> None:
     """Every name exists, the values go together, and vehicles and cache have bounds."""
     lines = re.findall(r"^EMBERWATCH_(\w+)=(.*)$", (EDGE / "edge.env").read_text(), re.MULTILINE)
-    settings = Settings(**{name.lower(): value for name, value in lines})  # type: ignore[arg-type]
+    settings = Settings(**{name.lower(): value for name, value in lines})
     assert settings.store == "embedded"
     assert settings.durability == "fsync"
     assert 0 < settings.max_vehicles <= (settings.slots or 0)
