@@ -28,6 +28,7 @@ ELSEWHERE = {
     "pre-commit": ".pre-commit-config.yaml",
     "ruff": "Makefile",
     "pytest-timeout": "pyproject.toml",
+    "pytest-xdist": "Makefile",
     "schemathesis": "tests/contract/schemathesis.toml",
     "types-psutil": "pyproject.toml",
     "types-pyyaml": "pyproject.toml",

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from tests.chaos.power import build_ledger
 from tests.processes import ServiceProcess, ValkeyProcess
 
 ROUNDS = int(os.environ.get("EMBERWATCH_CHAOS_ROUNDS", "1"))
-FIRST_SEED = int(os.environ.get("EMBERWATCH_CHAOS_SEED", random.SystemRandom().randrange(1_000_000)))
+RUN = os.environ.get(
+    "PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex
+)  # the processes of a run must agree on the names of tests
+FIRST_SEED = int(os.environ.get("EMBERWATCH_CHAOS_SEED", int(RUN, 16) % 1_000_000))
 
 StartWorker = Callable[..., ServiceProcess]
 

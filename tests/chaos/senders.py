@@ -110,7 +110,7 @@ class Fleet:
 
     @contextmanager
     def sending(self, finish_s: float = 60.0) -> Iterator[None]:
-        """Send while the body runs; then no new samples, and every begun one to its end.
+        """Send while the body runs, and until there is enough to judge by; then no new samples, and every begun one to its end.
 
         Raises:
             AssertionError: some sample was not acknowledged `finish_s` seconds after the body, or was answered oddly.
@@ -121,6 +121,8 @@ class Fleet:
             self._threads.append(thread)
         try:
             yield
+            enough = 3 * len(self.vans)  # a busy machine may have been too slow to send anything that can be judged
+            wait_until(lambda: self.acknowledged > enough, "enough samples to judge by", timeout_s=finish_s)
         finally:
             self._deadline = time.monotonic() + finish_s
             self._stopping.set()
