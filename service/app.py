@@ -23,7 +23,8 @@ from service.delivery.outbox import Outbox
 from service.delivery.sinks_file import AnySink, read_sinks
 from service.deps import Running
 from service.engine.batcher import BATCHES_UNDER_WAY, MicroBatcher
-from service.engine.engine import EngineOptions, StateEngine
+from service.engine.context import EngineOptions
+from service.engine.engine import StateEngine
 from service.engine.reorder import ReorderWindow, Submit
 from service.engine.vehicle_bytes import slots_within
 from service.errors import add_error_handlers
@@ -215,7 +216,7 @@ async def start(
     batcher.start()
     stack.push_async_callback(batcher.close)
     await stack.enter_async_context(background(engine.sweeper.run))
-    fingerprint = engine.fingerprint
+    fingerprint = engine.context.fingerprint
     metrics.build.info({"version": version("emberwatch"), "backend": runtime.backend, "device": runtime.device})
     metrics.model.info({"fingerprint": fingerprint})
     logger.info(
@@ -232,7 +233,7 @@ async def start(
     submit: Submit = batcher.submit
     if settings.reorder_window_ms > 0.0:
         submit = ReorderWindow(submit, settings.reorder_window_ms / 1000.0, settings.max_queue).submit
-    fleet_view = FleetView(store, engine.layout, policy, settings.stale_after_s)
+    fleet_view = FleetView(store, engine.context.layout, policy, settings.stale_after_s)
     stack.push_async_callback(fleet_view.close)
     facts = {"backend": runtime.backend, "device": runtime.device, "fingerprint": fingerprint}
     pulse = Pulse(metrics, store, facts | {"slots_capacity": runtime.n_slots - 1})

@@ -2,23 +2,21 @@
 
 import asyncio
 import secrets
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.checkpoint import Checkpoint
 from model.preprocess import Features
-from model.runtime import ModelRuntime, StepScores
+from model.runtime import StepScores
 from model.scoring import surprise
-from service.alerting.alerts import AlertPolicy, Transition, advance_alerts
-from service.engine.trend import Closed, TrendLayout
-from service.observe.metrics import Metrics
+from service.alerting.alerts import Transition, advance_alerts
+from service.engine.context import EngineContext
+from service.engine.trend import Closed
 from service.observe.stages import Stages
 from service.records.checksum import seal
-from service.records.head import HeadLayout, Heads
-from service.records.journal import Entries, JournalLayout
+from service.records.head import Heads
+from service.records.journal import Entries
 from service.samples import Samples
 
 Longs = NDArray[np.int64]
@@ -83,30 +81,19 @@ class Batch:
 class Advance:
     """Carries batches through the network. Slots' states change here and nowhere else, on the one step thread."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        runtime: ModelRuntime,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        trends: TrendLayout,
-        policy: AlertPolicy,
-        metrics: Metrics,
-        stages: Stages,
-        step_thread: Executor,
-    ) -> None:
-        self._preprocessor = checkpoint.preprocessor()
-        self._max_hold_ratio = checkpoint.config.max_hold_ratio
-        self._runtime = runtime
-        self._layout = layout
-        self._journals = journals
-        self._trends = trends
-        self._policy = policy
-        self._limits = policy.packed()
-        self._nominal_ms = 1000.0 * checkpoint.config.nominal_interval_s
-        self._metrics = metrics
+    def __init__(self, context: EngineContext, stages: Stages) -> None:
+        self._preprocessor = context.checkpoint.preprocessor()
+        self._max_hold_ratio = context.checkpoint.config.max_hold_ratio
+        self._runtime = context.runtime
+        self._layout = context.layout
+        self._journals = context.journals
+        self._trends = context.trends
+        self._policy = context.policy
+        self._limits = context.policy.packed()
+        self._nominal_ms = 1000.0 * context.checkpoint.config.nominal_interval_s
+        self._metrics = context.metrics
         self._stages = stages
-        self._step_thread = step_thread
+        self._step_thread = context.step_thread
 
     async def __call__(self, batch: Batch) -> Advanced:
         """Preprocess, step, score, run the alert machines; `batch.heads` are changed in place."""

@@ -8,18 +8,15 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.advance import Advanced, Batch
+from service.engine.context import EngineContext
 from service.engine.history_packing import HistoryPacker
 from service.engine.news import News, Newsroom, lines_of
 from service.engine.residency import Residency
 from service.engine.snapshots import fresh_nonce
-from service.engine.trend import TrendLayout
-from service.observe.metrics import Metrics
-from service.records.head import HeadLayout, Heads
-from service.records.history import HistoryLayout
-from service.records.journal import BASE_DTYPE, KEEP, JournalLayout
+from service.records.head import Heads
+from service.records.journal import BASE_DTYPE, KEEP
 from service.records.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.store.changes import Commit, Outcome, Rebase
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -51,29 +48,19 @@ class Committer:
     """Makes commits of batches and settles their outcomes."""
 
     def __init__(
-        self,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        newsroom: Newsroom,
-        trends: TrendLayout,
-        residency: Residency,
-        store: Store,
-        metrics: Metrics,
-        snapshot_every: int,
-        snapshot_dtype: SnapshotDtype,
-        histories: HistoryLayout | None,
-        packer: HistoryPacker | None,
+        self, context: EngineContext, newsroom: Newsroom, residency: Residency, packer: HistoryPacker | None
     ) -> None:
-        self._layout = layout
-        self._journals = journals
+        self._layout = context.layout
+        self._journals = context.journals
         self._newsroom = newsroom
-        self._trends = trends
+        self._trends = context.trends
         self._residency = residency
-        self._store = store
-        self._metrics = metrics
-        self._longest_replay = longest_replay(snapshot_every)
-        self._snapshot_dtype: SnapshotDtype = snapshot_dtype
-        self._histories = histories
+        self._store = context.store
+        self._metrics = context.metrics
+        self._longest_replay = longest_replay(context.options.snapshot_every)
+        self._snapshot_dtype: SnapshotDtype = context.options.snapshot_dtype
+        kept = context.options.retention
+        self._histories = None if kept is None else kept.layout
         self._packer = packer
 
     def plan(self, slots: Longs, before: Heads, accepted: NDArray[np.uint32], room: int) -> Plan:

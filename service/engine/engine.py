@@ -8,7 +8,6 @@ from the cache and tried again from what the winner wrote.
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -22,6 +21,7 @@ from service.alerting.explanation import Explainer
 from service.engine.advance import Advance, Advanced, Batch
 from service.engine.claims import Claims
 from service.engine.commits import Committer
+from service.engine.context import EngineContext, EngineOptions
 from service.engine.history_packing import HistoryPacker
 from service.engine.news import Newsroom
 from service.engine.rebuild import WAIT, Rebuilder, Rebuilding
@@ -38,9 +38,7 @@ from service.errors import NOTHING_KNOWN, StoreUnavailable
 from service.observe.metrics import Metrics
 from service.observe.stages import Span, Stages
 from service.records.head import HeadLayout, Heads
-from service.records.history import Retention
 from service.records.journal import JournalLayout
-from service.records.state_codec import SnapshotDtype
 from service.samples import Answers, Samples, Status
 from service.store.changes import Outcome
 from service.store.store import Store
@@ -75,17 +73,6 @@ class Fate(IntEnum):
     UNKNOWN = 2  # its part of the store did not answer: to be deferred
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How the engine works; the figures are settings of the service."""
-
-    n_slots: int
-    max_future_skew_s: float = 300.0
-    snapshot_every: int = 60
-    snapshot_dtype: SnapshotDtype = "fp32"
-    retention: Retention | None = None  # None: what was sent is not kept, and another model starts cold
-
-
 class StateEngine:
     """Applies batches of samples, exactly once each. Batches of other vehicles may be under way at the same time."""
 
@@ -100,86 +87,40 @@ class StateEngine:
         clock: Callable[[], float] = time.time,
         span: Span | None = None,
     ) -> None:
-        self.fingerprint = checkpoint.fingerprint()
-        self.layout = HeadLayout(checkpoint.preprocessor(), self.fingerprint)
-        self.journals = JournalLayout(checkpoint.config.d_input)
-        self.trends = TrendLayout(self.layout, checkpoint.schema, checkpoint.prior)
-        self.policy = policy
-        self._store = store
-        self._metrics = metrics
-        self._stages = Stages(metrics.stage_seconds, span)
+        preprocessor, fingerprint = checkpoint.preprocessor(), checkpoint.fingerprint()
+        layout = HeadLayout(preprocessor, fingerprint)
+        context = EngineContext(
+            checkpoint=checkpoint,
+            runtime=runtime,
+            fingerprint=fingerprint,
+            layout=layout,
+            journals=JournalLayout(checkpoint.config.d_input),
+            trends=TrendLayout(layout, checkpoint.schema, checkpoint.prior),
+            policy=policy,
+            options=options,
+            store=store,
+            metrics=metrics,
+            claims=Claims(),
+            step_thread=ThreadPoolExecutor(1, "step"),
+            clock=clock,
+        )
+        self.context = context
+        self._store, self._metrics, self._clock, self._claims = store, metrics, clock, context.claims
         self._max_future_skew_ms = 1000.0 * options.max_future_skew_s
-        self._clock = clock
-        self._claims = Claims()
-        self._step_thread = ThreadPoolExecutor(1, "step")
-        every, dtype = options.snapshot_every, options.snapshot_dtype
-        self._residency = Residency(
-            options.n_slots, self.layout, self.journals, runtime, store, metrics, self._claims, self._step_thread, every
-        )
-        self._snapshots = Snapshotter(self.fingerprint, self.journals, self._residency, store, metrics, every, dtype)
-        self._advance = Advance(
-            checkpoint,
-            runtime,
-            self.layout,
-            self.journals,
-            self.trends,
-            policy,
-            metrics,
-            self._stages,
-            self._step_thread,
-        )
-        explainer = Explainer(checkpoint.schema, checkpoint.prior)
-        self._newsroom = Newsroom(policy, explainer, self.fingerprint, self.journals, store, metrics)
-        self.retention = kept = options.retention
-        self._packer = None if kept is None else HistoryPacker(store)
-        self._committer = Committer(
-            self.layout,
-            self.journals,
-            self._newsroom,
-            self.trends,
-            self._residency,
-            store,
-            metrics,
-            every,
-            dtype,
-            None if kept is None else kept.layout,
-            self._packer,
-        )
-        self._sessions = Sessions(
-            self.layout, self.journals, self._newsroom, self.trends, self._residency, store, metrics
-        )
-        self.sweeper = Sweeper(
-            self.layout, policy, self._newsroom, self._residency, self._claims, store, metrics, clock
-        )
-        self._rebuilder = (
-            None
-            if kept is None
-            else Rebuilder(
-                checkpoint,
-                runtime,
-                self.layout,
-                self.journals,
-                self._residency,
-                store,
-                self._claims,
-                metrics,
-                self._step_thread,
-                kept,
-            )
-        )
+        self._stages = Stages(metrics.stage_seconds, span)
+        self._residency = Residency(context)
+        self._snapshots = Snapshotter(context, self._residency)
+        self._advance = Advance(context, self._stages)
+        self._newsroom = Newsroom(context, Explainer(checkpoint.schema, checkpoint.prior))
+        self._packer = None if options.retention is None else HistoryPacker(store)
+        self._committer = Committer(context, self._newsroom, self._residency, self._packer)
+        self._sessions = Sessions(context, self._newsroom, self._residency)
+        self._rebuilder = None if options.retention is None else Rebuilder(context, self._residency, options.retention)
         if self._rebuilder is not None:
             self._residency.without_state = self._rebuilder.ask
-        self._states = StateAccess(self.fingerprint, runtime, self._residency, store, self._step_thread)
-        self.transfer = VehicleTransfer(
-            self.layout,
-            self.journals,
-            self.trends,
-            (checkpoint.config.conv_state_shape, checkpoint.config.ssm_state_shape),
-            self._states,
-            self._residency,
-            self._claims,
-            store,
-        )
+        self._states = StateAccess(context, self._residency)
+        self.sweeper = Sweeper(context, self._newsroom, self._residency)
+        self.transfer = VehicleTransfer(context, self._states, self._residency)
 
     async def close(self) -> None:
         """Write the snapshots in hand and end the step thread."""
@@ -188,7 +129,7 @@ class StateEngine:
             await self._packer.close()
         if self._rebuilder is not None:
             await self._rebuilder.close()
-        self._step_thread.shutdown()
+        self.context.step_thread.shutdown()
 
     async def apply(self, samples: Samples) -> Answers:
         """Apply a batch of samples of any vehicles, each vehicle's in order; an answer for each row."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from service.alerting.alerts import AlertPolicy, Rule, Transition
+from service.alerting.alerts import Rule, Transition
 from service.alerting.explanation import Explainer, Forecast
 from service.alerting.record import (
     NEWS_OF_THE_CAUSE,
@@ -20,10 +20,9 @@ from service.alerting.record import (
     read_record,
 )
 from service.engine.advance import Advanced, Batch
+from service.engine.context import EngineContext
 from service.errors import StoreUnavailable
-from service.observe.metrics import Metrics
-from service.records.journal import KEEP, Entries, JournalLayout
-from service.store.store import Store
+from service.records.journal import KEEP, Entries
 
 logger = structlog.get_logger(__name__)
 
@@ -62,21 +61,13 @@ def lines_of(news: Sequence[News]) -> dict[int, str]:
 class Newsroom:
     """Makes records of changes, and tells of them once they are committed."""
 
-    def __init__(
-        self,
-        policy: AlertPolicy,
-        explainer: Explainer,
-        fingerprint: str,
-        journals: JournalLayout,
-        store: Store,
-        metrics: Metrics,
-    ) -> None:
-        self._policy = policy
+    def __init__(self, context: EngineContext, explainer: Explainer) -> None:
+        self._policy = context.policy
         self._explainer = explainer
-        self._fingerprint = fingerprint
-        self._journals = journals
-        self._store = store
-        self._metrics = metrics
+        self._fingerprint = context.fingerprint
+        self._journals = context.journals
+        self._store = context.store
+        self._metrics = context.metrics
 
     async def __call__(self, vehicle_ids: Sequence[str], batch: Batch, advanced: Advanced) -> list[News]:
         """Records of all changes of a batch, in order. Reads what the store has of their vehicles: changes are rare.

@@ -7,25 +7,19 @@ the vehicle's next sample; a worker that loads it before scans again.
 
 import asyncio
 from collections.abc import Collection
-from concurrent.futures import Executor
 
 import numpy as np
 import structlog
 
-from model.checkpoint import Checkpoint
 from model.preprocess import Features
-from model.runtime import ModelRuntime
-from service.engine.claims import Claims
+from service.engine.context import EngineContext
 from service.engine.rehydrate import Restored
 from service.engine.residency import Residency
 from service.errors import ServiceError, StoreUnavailable
-from service.observe.metrics import Metrics
 from service.records.checksum import seal
-from service.records.head import HeadLayout
 from service.records.history import HistoryError, Retained, Retention
-from service.records.journal import KEEP, JournalLayout
+from service.records.journal import KEEP
 from service.store.changes import Rebase, Stored, version_of
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -42,28 +36,16 @@ class Rebuilding(ServiceError):
 class Rebuilder:
     """Brings vehicles into the cache whose states have to be scanned from their histories."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        runtime: ModelRuntime,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        residency: Residency,
-        store: Store,
-        claims: Claims,
-        metrics: Metrics,
-        step_thread: Executor,
-        retention: Retention,
-    ) -> None:
-        self._preprocessor = checkpoint.preprocessor()
-        self._runtime = runtime
-        self._layout = layout
-        self._journals = journals
+    def __init__(self, context: EngineContext, residency: Residency, retention: Retention) -> None:
+        self._preprocessor = context.checkpoint.preprocessor()
+        self._runtime = context.runtime
+        self._layout = context.layout
+        self._journals = context.journals
         self._residency = residency
-        self._store = store
-        self._claims = claims
-        self._metrics = metrics
-        self._step_thread = step_thread
+        self._store = context.store
+        self._claims = context.claims
+        self._metrics = context.metrics
+        self._step_thread = context.step_thread
         self._retention = retention
         self.waiting: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None

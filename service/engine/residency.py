@@ -4,23 +4,19 @@ import asyncio
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from itertools import islice
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from model.runtime import ModelRuntime
-from service.engine.claims import Claims
+from service.engine.context import EngineContext
 from service.engine.rehydrate import Rehydrator, Restored, put_states
 from service.errors import StoreUnavailable
-from service.observe.metrics import Metrics
-from service.records.head import VERSION, HeadLayout, Heads
-from service.records.journal import BASE_DTYPE, KEEP, Entries, JournalLayout, Rings, empty_rings, remember
+from service.records.head import VERSION, Heads
+from service.records.journal import BASE_DTYPE, KEEP, Entries, Rings, empty_rings, remember
 from service.samples import NO_SEQ
 from service.store.changes import ABSENT, NO_BASE, Rebase, Stored
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -43,39 +39,29 @@ class Residency:
         without_state: told of vehicles whose stored states are of no use instead of starting them cold; has to raise.
     """
 
-    def __init__(
-        self,
-        n_slots: int,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        runtime: ModelRuntime,
-        store: Store,
-        metrics: Metrics,
-        claims: Claims,
-        step_thread: Executor,
-        snapshot_every: int,
-    ) -> None:
-        self.heads: Heads = np.zeros(n_slots, layout.dtype)
+    def __init__(self, context: EngineContext) -> None:
+        n_slots = context.options.n_slots
+        self.heads: Heads = np.zeros(n_slots, context.layout.dtype)
         self.rings: Rings = empty_rings(n_slots)
         self.bases = np.zeros(n_slots, BASE_DTYPE)
         self.due = np.zeros(n_slots, np.int64)
         self.rebases: dict[int, Rebase] = {}
         self.unbacked: set[int] = set()
         self.without_state: Callable[[list[str]], None] | None = None
-        self._rehydrator = Rehydrator(layout, journals)
-        self._runtime = runtime
-        self._store = store
-        self._metrics = metrics
-        self._claims = claims
-        self._step_thread = step_thread
-        self._snapshot_every = snapshot_every
+        self._rehydrator = Rehydrator(context.layout, context.journals)
+        self._runtime = context.runtime
+        self._store = context.store
+        self._metrics = context.metrics
+        self._claims = context.claims
+        self._step_thread = context.step_thread
+        self._snapshot_every = context.options.snapshot_every
         self._versions = [ABSENT] * n_slots
         self._stagger = np.zeros(n_slots, np.int64)
         self._overtaken: dict[str, tuple[int, int]] = {}
         self._went_back: dict[str, int] = {}
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(n_slots - 1, FIRST_SLOT - 1, -1))
-        metrics.slots_capacity.set(len(self._free))
+        context.metrics.slots_capacity.set(len(self._free))
 
     def slots(self, vehicle_ids: Sequence[str]) -> Slots:
         """Slots (batch,) of resident vehicles."""

@@ -8,13 +8,12 @@ import structlog
 from model.alert_machine import Phase
 from service.alerting.alerts import Rule, Transition
 from service.alerting.record import Instant
+from service.engine.context import EngineContext
 from service.engine.news import News, Newsroom, lines_of
 from service.engine.residency import Residency
-from service.engine.trend import Closed, TrendLayout, written
-from service.observe.metrics import Metrics
+from service.engine.trend import Closed, written
 from service.records.checksum import seal
-from service.records.head import HeadLayout, Heads, read_version
-from service.records.journal import JournalLayout
+from service.records.head import Heads, read_version
 from service.store.changes import (
     ABSENT,
     FORGET_HISTORY,
@@ -26,7 +25,6 @@ from service.store.changes import (
     TrendWrite,
     version_of,
 )
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -34,23 +32,14 @@ logger = structlog.get_logger(__name__)
 class Sessions:
     """Begins sessions in the store; the cache forgets the vehicle."""
 
-    def __init__(
-        self,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        newsroom: Newsroom,
-        trends: TrendLayout,
-        residency: Residency,
-        store: Store,
-        metrics: Metrics,
-    ) -> None:
-        self._layout = layout
-        self._journals = journals
+    def __init__(self, context: EngineContext, newsroom: Newsroom, residency: Residency) -> None:
+        self._layout = context.layout
+        self._journals = context.journals
         self._newsroom = newsroom
-        self._trends = trends
+        self._trends = context.trends
         self._residency = residency
-        self._store = store
-        self._metrics = metrics
+        self._store = context.store
+        self._metrics = context.metrics
 
     async def begin(self, vehicle_id: str) -> int | None:
         """Commit the next session with a zero state; its epoch, or None if another worker was faster.

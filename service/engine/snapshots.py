@@ -14,15 +14,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.engine.context import EngineContext
 from service.engine.residency import Residency
 from service.errors import StoreUnavailable
-from service.observe.metrics import Metrics
 from service.records.head import Heads
-from service.records.journal import BASE_DTYPE, JournalLayout
+from service.records.journal import BASE_DTYPE
 from service.records.state_codec import Snapshot, SnapshotDtype, pack_snapshot
 from service.records.state_rounding import roundings
 from service.store.changes import Flip, Outcome
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -53,24 +52,15 @@ def fresh_nonce() -> int:
 class Snapshotter:
     """Writes the snapshots of one worker, a few at a time."""
 
-    def __init__(
-        self,
-        fingerprint: str,
-        journals: JournalLayout,
-        residency: Residency,
-        store: Store,
-        metrics: Metrics,
-        every: int,
-        dtype: SnapshotDtype,
-    ) -> None:
+    def __init__(self, context: EngineContext, residency: Residency) -> None:
         roundings()  # compiled now, not when the first snapshot is due
-        self._fingerprint = fingerprint
-        self._journals = journals
+        self._fingerprint = context.fingerprint
+        self._journals = context.journals
         self._residency = residency
-        self._store = store
-        self._metrics = metrics
-        self._every = every
-        self._dtype: SnapshotDtype = dtype
+        self._store = context.store
+        self._metrics = context.metrics
+        self._every = context.options.snapshot_every
+        self._dtype: SnapshotDtype = context.options.snapshot_dtype
         self._waiting: deque[Copied] = deque()
         self._task: asyncio.Task[None] | None = None
 

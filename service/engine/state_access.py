@@ -1,16 +1,14 @@
 """The recurrent state of one vehicle from outside the stream: read as it stands. The caller holds the vehicle."""
 
 import asyncio
-from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
 
-from model.runtime import ModelRuntime
+from service.engine.context import EngineContext
 from service.engine.residency import Residency
 from service.records.state_codec import Snapshot
 from service.store.changes import ABSENT
-from service.store.store import Store
 
 
 class Exported(NamedTuple):
@@ -23,14 +21,12 @@ class Exported(NamedTuple):
 class StateAccess:
     """Reads states through the cache, whose snapshot and journal make up the state."""
 
-    def __init__(
-        self, fingerprint: str, runtime: ModelRuntime, residency: Residency, store: Store, step_thread: Executor
-    ) -> None:
-        self._fingerprint = fingerprint
-        self._runtime = runtime
+    def __init__(self, context: EngineContext, residency: Residency) -> None:
+        self._fingerprint = context.fingerprint
+        self._runtime = context.runtime
         self._residency = residency
-        self._store = store
-        self._step_thread = step_thread
+        self._store = context.store
+        self._step_thread = context.step_thread
 
     async def export(self, vehicle_id: str) -> Exported | None:
         """The state after the last committed sample; None if the vehicle was never heard of.

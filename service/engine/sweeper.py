@@ -9,26 +9,24 @@ import asyncio
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
 
 from model.alert_machine import NOWHEN, SILENCE_MS, Phase, Severity, pass_time
-from service.alerting.alerts import AlertPolicy, Rule, told
+from service.alerting.alerts import Rule, told
 from service.alerting.record import Instant, Record, Why, converted, dumped, read_record
 from service.alerting.silences import Silences
 from service.alerting.stored import StoredAlerts
-from service.engine.claims import Claims
+from service.engine.context import EngineContext
 from service.engine.news import News, Newsroom, lines_of
 from service.engine.residency import Residency
 from service.errors import StoreUnavailable
-from service.observe.metrics import Metrics
 from service.records.checksum import seal
-from service.records.head import LAYOUT, HeadLayout, Heads
+from service.records.head import LAYOUT, Heads
 from service.store.changes import Commit, Outcome, Stored, version_of
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -51,31 +49,21 @@ class Seen(NamedTuple):
 class Sweeper:
     """Sweeps the partitions of one data set for one worker."""
 
-    def __init__(
-        self,
-        layout: HeadLayout,
-        policy: AlertPolicy,
-        newsroom: Newsroom,
-        residency: Residency,
-        claims: Claims,
-        store: Store,
-        metrics: Metrics,
-        clock: Callable[[], float],
-    ) -> None:
-        self._layout = layout
-        self._limits = policy.packed()
+    def __init__(self, context: EngineContext, newsroom: Newsroom, residency: Residency) -> None:
+        self._layout = context.layout
+        self._limits = context.policy.packed()
         self._newsroom = newsroom
         self._residency = residency
-        self._claims = claims
-        self._store = store
-        self._stored = StoredAlerts(store)
-        self._silences = Silences(store)
-        self._metrics = metrics
-        self._clock = clock
+        self._claims = context.claims
+        self._store = context.store
+        self._stored = StoredAlerts(context.store)
+        self._silences = Silences(context.store)
+        self._metrics = context.metrics
+        self._clock = context.clock
         self._owner = secrets.token_hex(8)
         self._next = 0
         self._open: dict[int, Counter[tuple[str, str]]] = {}  # what fires in the partitions that are ours
-        of: Any = layout.dtype.fields
+        of: Any = context.layout.dtype.fields
         self._begins = np.dtype(
             {"names": BEGINNING, "formats": [of[n][0] for n in BEGINNING], "offsets": [of[n][1] for n in BEGINNING]}
         )

@@ -9,20 +9,18 @@ from pydantic import ValidationError
 from service.alerting.alerts import Rule
 from service.alerting.record import Record, field_of, place_of, read_record
 from service.alerting.schemas import Alert
-from service.engine.claims import Claims
+from service.engine.context import EngineContext
 from service.engine.news import FORGET, line_of
 from service.engine.residency import Residency, progress
 from service.engine.snapshots import fresh_nonce
 from service.engine.state_access import StateAccess
-from service.engine.trend import TrendLayout
 from service.errors import ServiceError, StoreUnavailable
 from service.records.checksum import seal
-from service.records.head import HeadLayout, Heads, Version, read_version
-from service.records.journal import KEEP, JournalError, JournalLayout
+from service.records.head import Heads, Version, read_version
+from service.records.journal import KEEP, JournalError
 from service.records.state_codec import Snapshot, pack_snapshot
 from service.records.vehicle_export import Export, ExportError
 from service.store.changes import ABSENT, FORGET_HISTORY, NO_BASE, Commit, Outcome, Rebase, Stored, version_of
-from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -98,25 +96,16 @@ class Installable:
 class VehicleTransfer:
     """Exports, installs and erases vehicles for one worker."""
 
-    def __init__(
-        self,
-        layout: HeadLayout,
-        journals: JournalLayout,
-        trends: TrendLayout,
-        shapes: tuple[tuple[int, ...], tuple[int, ...]],
-        states: StateAccess,
-        residency: Residency,
-        claims: Claims,
-        store: Store,
-    ) -> None:
-        self._layout = layout
-        self._journals = journals
-        self._trends = trends
-        self._shapes = shapes
+    def __init__(self, context: EngineContext, states: StateAccess, residency: Residency) -> None:
+        self._layout = context.layout
+        self._journals = context.journals
+        self._trends = context.trends
+        config = context.checkpoint.config
+        self._shapes = (config.conv_state_shape, config.ssm_state_shape)
         self._states = states
         self._residency = residency
-        self._claims = claims
-        self._store = store
+        self._claims = context.claims
+        self._store = context.store
 
     async def export(self, vehicle_id: str) -> tuple[Export | None, str] | None:
         """A vehicle and its entity tag; without export if it has no state, None if it was never heard of.

@@ -20,20 +20,20 @@ async def get_model(running: RunningDep) -> ModelInfo:
     """What is being served, from what data it was learned, and the fixed upper bound of what one vehicle costs."""
     checkpoint, config, settings = running.checkpoint, running.checkpoint.config, running.settings
     return ModelInfo(
-        fingerprint=running.engine.fingerprint,
+        fingerprint=running.engine.context.fingerprint,
         backend=running.runtime.backend,
         device=running.runtime.device,
         horizon_s=checkpoint.horizon_s,
         warmup_samples=checkpoint.warmup_samples,
-        alert_threshold=running.engine.policy.threshold,
-        resolve_threshold=running.engine.policy.resolve_threshold,
-        alert_rules={rule.word: thresholds(running.engine.policy, rule) for rule in Rule},
+        alert_threshold=running.engine.context.policy.threshold,
+        resolve_threshold=running.engine.context.policy.resolve_threshold,
+        alert_rules={rule.word: thresholds(running.engine.context.policy, rule) for rule in Rule},
         parameters=sum(p.numel() for p in checkpoint.network.parameters()),
         config={"block": config.block, **config.described()},
         signals=[asdict(signal) for signal in checkpoint.schema.signals],
         channels=[asdict(channel) for channel in checkpoint.schema.channels],
         bytes_per_vehicle=vehicle_bytes(
-            checkpoint, settings.snapshot_every, settings.snapshot_dtype, running.engine.retention
+            checkpoint, settings.snapshot_every, settings.snapshot_dtype, running.engine.context.options.retention
         ),
         provenance=checkpoint.provenance,
     )

@@ -109,7 +109,7 @@ async def get_trend(
     (data,) = await running.store.heads([vehicle_id])
     if data is None:
         raise UnknownVehicle(f"no sample of {vehicle_id} was ever accepted", vehicle_id=vehicle_id)
-    layout, trends, policy = running.engine.layout, running.engine.trends, running.engine.policy
+    layout, trends, policy = running.engine.context.layout, running.engine.context.trends, running.engine.context.policy
     try:
         head = layout.unpack(data)
     except ValueError:

@@ -60,7 +60,7 @@ async def get_vehicle(vehicle_id: VehicleIdPath, running: RunningDep) -> Vehicle
 
 def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
     """A head as the API shows it; one that another model wrote tells only its session."""
-    layout = running.engine.layout
+    layout = running.engine.context.layout
     try:
         head = layout.unpack(data)[0]
         current = bytes(head["fingerprint"]).hex() == layout.fingerprint
@@ -78,7 +78,7 @@ def describe(running: Running, vehicle_id: str, data: bytes) -> Vehicle:
         surprise=number_or_none(float(head["surprise"])),
         phase=phases[Rule.THERMAL_RISK.word],
         phases=phases,
-        warming_up=int(head["samples"]) <= running.engine.policy.warmup_samples,
+        warming_up=int(head["samples"]) <= running.engine.context.policy.warmup_samples,
         position=position(head["preprocess"]["kalman"]),
         current_model=current,
     )

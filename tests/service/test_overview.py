@@ -65,7 +65,7 @@ def test_fifty_readers_cost_one_reading(valkey: ValkeyProcess, checkpoint: Check
 
     async def scenario() -> None:
         await one.run(vehicle, 0, 5)
-        view = FleetView(one.store, one.engine.layout, policy(), 300.0)
+        view = FleetView(one.store, one.engine.context.layout, policy(), 300.0)
         first = await asyncio.gather(*(view.document() for _ in range(50)))
         assert len({id(document) for document in first}) == 1
         assert vehicle.encode() in first[0].body
@@ -84,7 +84,7 @@ def test_a_store_that_is_gone_is_told_and_the_next_reader_tries_again(
     one = worker(valkey.url, checkpoint)
 
     async def scenario() -> None:
-        view = FleetView(one.store, one.engine.layout, policy(), 300.0)
+        view = FleetView(one.store, one.engine.context.layout, policy(), 300.0)
         whole = one.store.roll.most_at_risk
 
         async def gone(limit: int) -> list[list[bytes]]:

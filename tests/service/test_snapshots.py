@@ -19,8 +19,8 @@ async def journal_of(under_test: Worker, vehicle: str) -> tuple[int, int, int]:
     """Samples in the snapshot, entries in the journal, samples in all, as stored."""
     stored = await under_test.store.peek(vehicle)
     assert stored is not None
-    head = under_test.engine.layout.unpack(stored.head)
-    journal = under_test.engine.journals.unpack(stored.journal, head)
+    head = under_test.engine.context.layout.unpack(stored.head)
+    journal = under_test.engine.context.journals.unpack(stored.journal, head)
     return int(journal.base["accepted"][0]), len(journal.entries), int(head["accepted"][0])
 
 
@@ -98,7 +98,7 @@ async def flip_of(under_test: Worker, vehicle: str) -> Flip:
     head = (await under_test.head(vehicle))[0]
     stored = await under_test.store.peek(vehicle)
     assert stored is not None
-    base = under_test.engine.journals.base(state.epoch, int(head["accepted"]), state.seq, fresh_nonce())
+    base = under_test.engine.context.journals.base(state.epoch, int(head["accepted"]), state.seq, fresh_nonce())
     return Flip(vehicle, stored.base, base.tobytes(), pack_snapshot(state), head["nonce"].tobytes())
 
 

@@ -24,7 +24,7 @@ AT = (FIRST_BIN - START_MS) // 5_000  # and the sample that it begins with
 
 async def trend(one: Worker, vehicle: str, from_ms: int | None = None, to_ms: int | None = None) -> Bins:
     """The vehicle's bins as the route reads them."""
-    window = Window(one.engine.trends, await one.head(vehicle), from_ms, to_ms)
+    window = Window(one.engine.context.trends, await one.head(vehicle), from_ms, to_ms)
     ranges = window.ranges()
     return window.bins(await one.store.trend(vehicle, ranges) if ranges else b"")
 
@@ -123,7 +123,7 @@ def test_a_backfill_of_three_days_leaves_the_last_two(
         assert (np.diff(bins["start_ms"]) == BIN_MS).all()
         assert bins["start_ms"][-1] == ts_ms[-1] // BIN_MS * BIN_MS
         ring = valkey.client.strlen(one.store._keys(vehicle).trend)
-        assert ring == one.engine.trends.ring_bytes
+        assert ring == one.engine.context.trends.ring_bytes
         part = await trend(one, vehicle, int(ts_ms[-1]) - 3_600_000, int(ts_ms[-1]) - 1_800_000)
         assert len(part) == 7
         assert part.tobytes() == bins[-13:-6].tobytes()

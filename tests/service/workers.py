@@ -14,7 +14,8 @@ from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime, Recomputed, recompute
 from service.alerting.alerts import AlertPolicy, Rule
 from service.alerting.record import Record, field_of, read_record
-from service.engine.engine import EngineOptions, StateEngine
+from service.engine.context import EngineOptions
+from service.engine.engine import StateEngine
 from service.observe.metrics import Metrics
 from service.records.head import Heads
 from service.records.history import Retention
@@ -96,7 +97,7 @@ class Worker:
 
     async def head(self, vehicle: str) -> Heads:
         """The head in the store, (1,)."""
-        return self.engine.layout.unpack((await self.store.heads([vehicle]))[0] or b"")
+        return self.engine.context.layout.unpack((await self.store.heads([vehicle]))[0] or b"")
 
     async def alerts(self, vehicle: str) -> list[Record]:
         """The vehicle's last alerts in the store."""
