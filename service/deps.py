@@ -1,4 +1,4 @@
-"""What the routes are given: one running service, put together by `app.py`."""
+"""What the routes are given: one running service, put together by `startup.py`."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast

@@ -1,12 +1,14 @@
 """What one vehicle costs at most: in the store, and in the worker that has it in its cache."""
 
 from model.checkpoint import Checkpoint
+from service.engine.batcher import BATCHES_UNDER_WAY
 from service.engine.commits import longest_replay
 from service.engine.trend import BINS, bin_dtype
 from service.records.head import HeadLayout
 from service.records.history import Retention
 from service.records.journal import ANSWER_DTYPE, BASE_DTYPE, KEEP, JournalLayout
 from service.records.state_codec import SnapshotDtype, snapshot_bytes
+from service.settings import Settings
 
 KEY_BYTES = 224  # of a Redis key beside its value: its name of up to 120 bytes, its entry in the table, object headers
 INDEX_BYTES = 2_048  # places in two sorted sets, the last alert, and a share of tables that grow by doubling
@@ -54,3 +56,21 @@ def slots_within(checkpoint: Checkpoint, memory_bytes: int) -> int:
     """How many vehicles' states fit into so much memory, besides the dummy slot."""
     per_vehicle = vehicle_bytes(checkpoint, 1, "fp32")["total_in_worker"]
     return 1 + memory_bytes // per_vehicle
+
+
+def slots_for(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Slots of the pool: as many as asked for, else as many as the memory for states holds.
+
+    Raises:
+        ValueError: too few for the batches that are under way at once.
+    """
+    if settings.slots is not None:
+        return settings.slots
+    slots = slots_within(checkpoint, settings.state_memory_bytes)
+    needed = BATCHES_UNDER_WAY * settings.max_batch_size
+    if slots <= needed:
+        raise ValueError(
+            f"state_memory_bytes ({settings.state_memory_bytes}) holds {slots - 1} vehicles; two batches of "
+            f"max_batch_size ({settings.max_batch_size}) are under way at once and need {needed}"
+        )
+    return slots
