@@ -4,7 +4,6 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -42,9 +41,6 @@ from service.routes.openapi import describe
 from service.settings import Settings
 from service.startup import Startup
 from service.wire.decode import Decoder
-
-if TYPE_CHECKING:
-    pass
 
 logger = structlog.get_logger(__name__)
 
