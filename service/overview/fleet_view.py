@@ -19,6 +19,7 @@ from model.alert_machine import Phase
 from service.alerting.alerts import AlertPolicy, Rule
 from service.records.checksum import intact
 from service.records.head import LAYOUT, HeadLayout, Heads
+from service.store.roll import AtRisk
 from service.store.store import Store
 
 MOST_SHOWN = 20_000  # vehicles, those of the highest risk
@@ -76,28 +77,27 @@ class FleetView:
 
     async def _read(self) -> Document:
         started = time.monotonic()
-        by_partition = await self._store.roll.most_at_risk(MOST_SHOWN)
-        n_vehicles = await self._store.roll.count()
+        found = await self._store.roll.most_at_risk(MOST_SHOWN)
         ids: list[bytes] = []
         heads: list[bytes] = []
-        for members in by_partition:
+        for members in found.by_partition:
             for first in range(0, len(members), TOGETHER):
                 part = members[first : first + TOGETHER]
                 for vehicle_id, head in zip(part, await self._store.heads_together(part), strict=True):
                     if head is not None:
                         ids.append(vehicle_id)
                         heads.append(head)
-        self._document = await asyncio.to_thread(self._made, ids, heads, n_vehicles)
+        self._document = await asyncio.to_thread(self._made, ids, heads, found)
         self._due = time.monotonic() + max(REFRESH_S, SHARE * (time.monotonic() - started))
         return self._document
 
-    def _made(self, ids: list[bytes], data: list[bytes], n_vehicles: int) -> Document:
+    def _made(self, ids: list[bytes], data: list[bytes], found: AtRisk) -> Document:
         """The heavy part, on a thread."""
         heads, names = self._unpacked(data), np.array(ids, "S64")
         risk = np.nan_to_num(heads["risk"], nan=0.0)
         order = np.lexsort((names, -risk))[:MOST_SHOWN]
         names, heads = names[order], heads[order]
-        body = orjson.dumps(self._told(names, heads, n_vehicles), option=orjson.OPT_SERIALIZE_NUMPY)
+        body = orjson.dumps(self._told(names, heads, found), option=orjson.OPT_SERIALIZE_NUMPY)
         etag = f'"{xxhash.xxh3_64_hexdigest(body)}"'
         if self._document is not None and self._document.etag == etag:
             return self._document
@@ -115,11 +115,12 @@ class FleetView:
                 heads[i] = self._layout.salvage(data[i])[0]
         return heads
 
-    def _told(self, names: NDArray[np.bytes_], heads: Heads, n_vehicles: int) -> dict[str, Any]:
+    def _told(self, names: NDArray[np.bytes_], heads: Heads, found: AtRisk) -> dict[str, Any]:
         """The document."""
         kalman = heads["preprocess"]["kalman"]
         return {
-            "n_vehicles": n_vehicles,
+            "n_vehicles": found.n_vehicles,
+            "partitions_unreachable": found.unreachable,
             "threshold": self._policy.threshold,
             "resolve_threshold": self._policy.resolve_threshold,
             "stale_after_s": self._stale_after_s,

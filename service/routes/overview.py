@@ -33,6 +33,7 @@ class Fleet(BaseModel):
     model_config = example(
         {
             "n_vehicles": 1,
+            "partitions_unreachable": 0,
             "threshold": 0.479,
             "resolve_threshold": 0.2395,
             "stale_after_s": 300.0,
@@ -53,6 +54,9 @@ class Fleet(BaseModel):
     )
 
     n_vehicles: int = Field(description="there are; only the 20,000 of the highest risk are listed")
+    partitions_unreachable: int = Field(
+        description="of a cluster's node that does not answer: their vehicles are not listed"
+    )
     threshold: float
     resolve_threshold: float
     stale_after_s: float

@@ -1,7 +1,7 @@
 """Which vehicles there are: by their names, by when they were heard, by risk."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.store.ranking import Ranked, ranked_vehicles, scored
 from service.store.redis_wire import Command
@@ -9,6 +9,14 @@ from service.store.store_keys import partition_keys, partition_of
 from service.store.timed_link import TimedLink
 
 SCANNED_TOGETHER = 500
+
+
+class AtRisk(NamedTuple):
+    """Vehicles of the highest risk."""
+
+    by_partition: list[list[bytes]]  # ids, of the partitions that answered
+    n_vehicles: int  # in these partitions, of any risk
+    unreachable: int  # partitions that did not answer
 
 
 class Roll:
@@ -23,9 +31,20 @@ class Roll:
         async with self._link.timed("list"):
             return await ranked_vehicles(self._link.raw, self._partitions, limit, after)
 
-    async def most_at_risk(self, limit: int) -> list[list[bytes]]:
-        """Of each partition the ids of the vehicles of the highest risk, at most so many of each."""
-        return await self._link.ask("list", self._of_each("ZREVRANGE", "risks", 0, limit - 1))
+    async def most_at_risk(self, limit: int) -> AtRisk:
+        """The vehicles of the highest risk, at most so many of each partition whose server answers.
+
+        Raises:
+            StoreUnavailable: none does.
+        """
+        asked = [*self._of_each("ZREVRANGE", "risks", 0, limit - 1), *self._of_each("ZCARD", "vehicles")]
+        async with self._link.timed("list"):
+            replies = await self._link.attempt(asked)
+            both = list(zip(replies[: self._partitions], replies[self._partitions :], strict=True))
+            heard = [pair for pair in both if not any(isinstance(reply, Exception) for reply in pair)]
+            if not heard:
+                raise next(reply for reply in replies if isinstance(reply, Exception))
+        return AtRisk([ids for ids, _ in heard], sum(n for _, n in heard), self._partitions - len(heard))
 
     async def ids(self) -> list[str]:
         """Every vehicle that is there all the while that this takes, and perhaps some that come or go meanwhile."""

@@ -50,6 +50,9 @@ def lose_a_node(seed: int, rng: random.Random, cluster: StoreCluster, workers: l
         assert [van.acknowledged for van in theirs] == waiting
         for worker in workers:
             assert httpx.get(f"{worker.url}/readyz").status_code == 200, "it serves the other nodes' vans"
+            shown = httpx.get(f"{worker.url}/v1/fleet").json()
+            assert shown["partitions_unreachable"] > 0
+            assert {van.vehicle_id for van in others} <= set(shown["columns"]["vehicle_id"])
         lost.start()
         wait_until_served(fleet.vans, "all vans")
     for worker in workers:

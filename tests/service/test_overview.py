@@ -14,6 +14,7 @@ from service.errors import StoreUnavailable
 from service.observe.metrics import Metrics
 from service.overview.fleet_view import FleetView
 from service.overview.pulse import Pulse, quantile
+from service.store.roll import AtRisk
 from tests.processes import ValkeyProcess, wait_until
 from tests.service.conftest import sample
 from tests.service.workers import policy, run, worker
@@ -87,7 +88,7 @@ def test_a_store_that_is_gone_is_told_and_the_next_reader_tries_again(
         view = FleetView(one.store, one.engine.context.layout, policy(), 300.0)
         whole = one.store.roll.most_at_risk
 
-        async def gone(limit: int) -> list[list[bytes]]:
+        async def gone(limit: int) -> AtRisk:
             raise StoreUnavailable(f"no answer for {limit}")
 
         one.store.roll.most_at_risk = gone  # type: ignore[method-assign]

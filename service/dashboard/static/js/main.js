@@ -41,8 +41,9 @@ function frame() {
   pulse.replaceChildren(el("span", { class: `dot ${broken ? "bad" : heard ? "ok" : ""}` }), el("span", { title: `times in ${zone}` },
     broken ? (heard ? `as of ${clock(heard)}` : "not connected") : heard ? "live" : "connecting"));
   const banner = document.getElementById("banner");
-  banner.hidden = !broken;
-  if (broken) setText(banner, broken);
+  const said = broken || missing();
+  banner.hidden = !said;
+  if (said) setText(banner, said);
   document.body.classList.toggle("old", Boolean(broken));
 }
 
@@ -55,6 +56,11 @@ function trouble() {
     return `The store does not answer${store?.reason ? ` (${store.reason})` : ""}. Samples are deferred and sent again by the vehicles; what was acknowledged is not lost.${asOf}`;
   }
   return worst ? `${worst.detail}${asOf}` : "";
+}
+
+function missing() {
+  if (!data.fleet?.partitions_unreachable) return "";
+  return "A node of the store does not answer: its vehicles are missing here. Their samples are deferred and sent again; what was acknowledged is not lost.";
 }
 
 document.addEventListener("keydown", (event) => {
