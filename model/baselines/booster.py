@@ -1,10 +1,11 @@
-"""Gradient boosting of a risk (LightGBM) on rows that somebody else made; early stopping by the AUROC of judged rows."""
+"""Gradient boosting (LightGBM) on rows that somebody else made: of any objective, and of a risk, judged by its AUROC."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
+from numpy.typing import NDArray
 
 from model.baselines.protocol import Bools, Floats, Singles
 from model.evaluation.exact import weighted_auroc
@@ -50,19 +51,69 @@ def boost(
         threads: of the processor.
     """
     fixed = {
-        "objective": "binary", "metric": "auc", "verbosity": -1, "bagging_fraction": 0.7, "bagging_freq": 1,
-        "learning_rate": 0.03, "feature_fraction": 0.1, "max_bin": 127, "seed": seed, "deterministic": True, "force_row_wise": True,
-        "num_threads": threads,
+        "objective": "binary", "metric": "auc", "bagging_fraction": 0.7, "bagging_freq": 1, "learning_rate": 0.03,
+        "feature_fraction": 0.1, "max_bin": 127, "seed": seed, "num_threads": threads,
     }  # fmt: skip
-    names = list(np.array(rows.names)[columns])
-    train = lightgbm.Dataset(rows.x[:, columns], rows.label, weight=rows.weight, feature_name=names, params=fixed)
-    held_out = train.create_valid(judged.x[:, columns], judged.label, weight=judged.weight)
-    booster = lightgbm.train(
-        {**fixed, **parameters},
-        train,
-        num_boost_round=trees,
-        valid_sets=[held_out],
-        callbacks=[lightgbm.early_stopping(patience, verbose=False)],
+    booster = grow(
+        Labelled(rows.x[:, columns], rows.label, rows.weight),
+        fixed,
+        parameters,
+        trees=trees,
+        held_out=Labelled(judged.x[:, columns], judged.label, judged.weight),
+        patience=patience,
+        names=list(np.array(rows.names)[columns]),
     )
     score = np.asarray(booster.predict(judged.x[:, columns], raw_score=True))
     return booster, weighted_auroc(score, judged.label, judged.weight)
+
+
+class Labelled(NamedTuple):
+    """Rows to learn from or to judge by, of any objective."""
+
+    x: NDArray[np.floating]  # (n, n_features), NaN where a feature is not known
+    y: NDArray[Any]  # (n,) classes or values
+    weight: Floats | None = None  # (n,); one each when None
+
+
+def grow(
+    train: Labelled,
+    fixed: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    *,
+    trees: int,
+    held_out: Labelled | None = None,
+    patience: int = 0,
+    names: list[str] | None = None,
+) -> lightgbm.Booster:
+    """One booster; the same arguments give the same trees.
+
+    Args:
+        train: what it learns from.
+        fixed: LightGBM's parameters, objective, metric, seed and threads among them; features are binned by these.
+        parameters: more of them, of the trees only.
+        trees: at most.
+        held_out: rows that say when to stop; None: all trees are grown.
+        patience: trees without a better metric on `held_out` after which growing ends.
+        names: of the features; None: by their numbers.
+    """
+    fixed = {"verbosity": -1, "deterministic": True, "force_row_wise": True, **fixed}
+    data = lightgbm.Dataset(train.x, train.y, weight=train.weight, feature_name=names or "auto", params=dict(fixed))
+    if held_out is None:
+        return lightgbm.train({**fixed, **parameters}, data, num_boost_round=trees)
+    return lightgbm.train(
+        {**fixed, **parameters},
+        data,
+        num_boost_round=trees,
+        valid_sets=[data.create_valid(held_out.x, held_out.y, weight=held_out.weight)],
+        callbacks=[lightgbm.early_stopping(patience, verbose=False)],
+    )
+
+
+def mean_prediction(
+    boosters: Sequence[lightgbm.Booster], x: NDArray[np.floating], threads: int, *, raw_score: bool = False
+) -> Floats:
+    """(n,) what the boosters say of x (n, n_features), averaged; `raw_score`: before the objective's link."""
+    mean: Floats = np.mean(
+        [booster.predict(x, raw_score=raw_score, num_threads=threads) for booster in boosters], axis=0
+    )
+    return mean

@@ -14,7 +14,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 
-from model.baselines.booster import Rows, boost, joined
+from model.baselines.booster import Rows, boost, joined, mean_prediction
 from model.baselines.expectation import TARGETS, Expectation, fit_expectation, load_bank
 from model.baselines.minute_chunks import EVERY, SERIES, chunk_series, held
 from model.baselines.protocol import COLUMN, OPTIONAL_SIGNALS, BaselineError, Bools, Floats, Singles
@@ -213,9 +213,7 @@ class Boosting:
 
     def _margins(self, boosters: Sequence[lightgbm.Booster], x: Singles) -> Floats:
         """(n,) log-odds, averaged over the boosters."""
-        margins = [booster.predict(x, raw_score=True, num_threads=self.config.threads) for booster in boosters]
-        mean: Floats = np.mean(margins, axis=0)
-        return mean
+        return mean_prediction(boosters, x, self.config.threads, raw_score=True)
 
     def score(self, traces: Sequence[Trace]) -> list[Singles]:
         """One raw margin per sample of each trace, renewed once a minute."""

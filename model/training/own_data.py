@@ -6,7 +6,7 @@ What is kept is an index: of each vehicle, its files and rows. docs/training.md 
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -105,6 +105,39 @@ def label_instants(ts_ms: Millis, events: Sequence[Event]) -> tuple[Bools, Bools
     return starts[following] - ts_ms <= HORIZON_MS, ~ongoing
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a folder of recordings holds, every cell checked."""
+
+    parts: Mapping[str, tuple[Part, ...]]  # by vehicle, in order of time; none where the files have only problems
+    problems: tuple[str, ...]
+    skipped: int  # rows without any value
+
+
+def index_recordings(paths: Sequence[Path], schema: ChannelSchema, *, workers: int = 1, in_order: bool = True) -> Index:
+    """Check these files and find each vehicle's rows in them.
+
+    Args:
+        paths: the files.
+        schema: the signals that they may have.
+        workers: processes that check files side by side.
+        in_order: rows of a vehicle whose time does not rise are problems, and so are files that overlap.
+    """
+    with processes(min(workers, len(paths))) as pool:
+        files = run_all(pool, partial(check_file, schema, in_order=in_order), paths, "checking recordings")
+    problems = [problem for file in files for problem in file.problems]
+    parts: dict[str, list[Part]] = {name: [] for file in files for name in file.vehicle_ids}
+    for file in files:
+        for part in file.parts:
+            parts[part.vehicle_id].append(part)
+    for pieces in parts.values():
+        pieces.sort(key=lambda part: (part.first_ms, part.path))
+        if in_order:
+            problems += [overlap(a, b) for a, b in pairwise(pieces) if b.first_ms <= a.last_ms]
+    by_vehicle = {name: tuple(parts[name]) for name in sorted(parts)}
+    return Index(by_vehicle, tuple(problems), sum(file.skipped for file in files))
+
+
 def open_fleet(folder: Path, events: Path, schema: ChannelSchema, *, workers: int = 1) -> RecordedFleet:
     """Check all recordings and events, and index them.
 
@@ -117,27 +150,18 @@ def open_fleet(folder: Path, events: Path, schema: ChannelSchema, *, workers: in
     Raises:
         OwnDataError: with every problem that was found (the first ten in its message).
     """
-    paths = recording_files(folder, events)
-    with processes(min(workers, len(paths))) as pool:
-        files = run_all(pool, partial(check_file, schema), paths, "checking recordings")
-    problems = [problem for file in files for problem in file.problems]
-    parts: dict[str, list[Part]] = {name: [] for file in files for name in file.vehicle_ids}
-    for file in files:
-        for part in file.parts:
-            parts[part.vehicle_id].append(part)
-    for pieces in parts.values():
-        pieces.sort(key=lambda part: (part.first_ms, part.path))
-        problems += [overlap(a, b) for a, b in pairwise(pieces) if b.first_ms <= a.last_ms]
+    index = index_recordings(recording_files(folder, events), schema, workers=workers)
+    problems = list(index.problems)
     listed: dict[str, tuple[Event, ...]] = {}
     try:
-        listed = read_events(events, parts)
+        listed = read_events(events, index.parts)
     except OwnDataError as error:
         problems += error.problems
     if problems:
         raise OwnDataError(problems)
-    vehicles = tuple(RecordedVehicle(name, tuple(parts[name]), listed.get(name, ())) for name in sorted(parts))
+    vehicles = tuple(RecordedVehicle(name, parts, listed.get(name, ())) for name, parts in index.parts.items())
     fleet = RecordedFleet(schema, tuple(vehicle for vehicle in vehicles if vehicle.samples))
-    report(fleet, sum(file.skipped for file in files))
+    report(fleet, index.skipped)
     return fleet
 
 
@@ -153,12 +177,17 @@ def report(fleet: RecordedFleet, skipped: int) -> None:
         logger.warning("%d events have no samples before them and teach nothing", events - warned)
 
 
-def recording_files(folder: Path, events: Path) -> list[Path]:
-    """The files to read, by name; others are named in the log."""
+def recording_files(folder: Path, *apart: Path) -> list[Path]:
+    """The files to read, by name, without those `apart`; others are named in the log.
+
+    Raises:
+        OwnDataError: there is no such folder, or no file to read in it.
+    """
     if not folder.is_dir():
         raise OwnDataError([f"{folder} is not a folder"])
+    besides = {path.resolve() for path in apart}
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = [path for path in entries if path.is_file() and is_table(path) and path.resolve() != events.resolve()]
+    paths = [path for path in entries if path.is_file() and is_table(path) and path.resolve() not in besides]
     others = [path.name for path in entries if path not in paths]
     if not paths:
         raise OwnDataError([f"{folder} holds no file named *.csv, *.csv.gz or *.parquet"])

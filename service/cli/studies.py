@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.cli import heard
+from service.cli.options import ApiKeyOption
 from service.cli.output import console, print_json, refusing, train_extra
+from service.client import Client, ClientError
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +36,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JS
 
 
 @contextmanager
-def studying() -> Iterator[None]:
-    """Bad data, a run that fails and a missing extra end the command with exit code 2 and one line."""
-    with refusing(ValueError, OSError, ArithmeticError), train_extra("the study"):
+def studying(*errors: type[Exception]) -> Iterator[None]:
+    """Bad data, a run that fails, a missing extra and these errors end the command with exit code 2 and one line."""
+    with refusing(ValueError, OSError, ArithmeticError, *errors), train_extra("the study"):
         yield
 
 
@@ -130,3 +133,47 @@ def forecast(
 def listed(text: str) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@app.command()
+def capacity(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of recordings: what `emberwatch simulate --out` writes, or your own.")
+    ] = None,
+    history: Annotated[Path | None, typer.Option(help="days.csv of an earlier run, which is added to.")] = None,
+    service: Annotated[str | None, typer.Option(help="URL of a running service, for its last 48 hours.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and the days.")] = Path("studies/capacity"),
+    packs: Annotated[Path | None, typer.Option(help="CSV or Parquet with vehicle_id and pack_kwh.")] = None,
+    pack_kwh: Annotated[float, typer.Option(help="Pack of vans that the file does not name, kWh.")] = 50.0,
+    zone: Annotated[str | None, typer.Option(help="IANA zone in which days begin [every van's nautical zone].")] = None,
+    least_hours: Annotated[float, typer.Option(help="Hours of a day that make it known.")] = 18.0,
+    test_days: Annotated[int, typer.Option(min=8, help="Days that forecasts are judged on.")] = 14,
+    calibration_days: Annotated[int, typer.Option(min=8, help="Days before them that set the intervals.")] = 14,
+    risk_days: Annotated[
+        int, typer.Option(min=0, help="Last days of recordings that the shipped model scores; 0: none.")
+    ] = 7,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 1_000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read recordings.")] = 2,
+    key: ApiKeyOption = None,
+    *,
+    full: Annotated[
+        bool, typer.Option("--full", help="Five boosters for each forecast, more trees, risk of all days.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The daily view: what energy each depot needs tomorrow and next week, and which vans will be hot.
+
+    Days of --data, --history and --service are put together; where two tell of the same day of a van, the fuller one counts.
+    """
+    with studying(ClientError):
+        from model.studies.capacity.study import CapacitySettings, Heard, run  # noqa: PLC0415  (an extra)
+
+        settings = CapacitySettings(
+            data=data, history=history, service=service or "", packs=packs, pack_kwh=pack_kwh, zone=zone,
+            least_hours=least_hours, test_days=test_days, calibration_days=calibration_days,
+            risk_days=None if full else risk_days, full=full, seed=seed, resamples=resamples, workers=workers, days_out=out,
+        )  # fmt: skip
+        with Client(service or "http://127.0.0.1", key) as client:
+            found = Heard(heard.trends(client), heard.alerts(client)) if service else Heard()
+            carry_out(lambda device: run(settings, device, found), out, as_json=as_json)
