@@ -164,7 +164,7 @@ def _boosting(train: Part, validation: Part, test: Part, config: BackblazeConfig
 def _network(
     contender: Contender, train: Part, validation: Part, test: Part, config: BackblazeConfig, device: torch.device
 ) -> tuple[Floats, Floats]:
-    """Logits of all validation and test rows."""
+    """Logits of the validation and test rows that count."""
     settings = neural_config(config, contender.loss, float(train.label[train.counted].mean()))
     panels = [panel(part.drives, part.z) for part in (train, validation, test)]
     lessons = Lessons(
@@ -174,8 +174,8 @@ def _network(
     )
 
     def logits(network: nn.Module, which: int) -> Floats:
-        told: Floats = outputs(network, panels[which], settings, device)[panels[which].day >= 0]
-        return told
+        part = (train, validation, test)[which]
+        return outputs(network, panels[which], part.counted, settings, device)
 
     def figure(network: nn.Module) -> float:
         rows = validation.counted

@@ -29,9 +29,9 @@ class BackblazeConfig:
     d_model: int = 32
     n_layer: int = 2
     d_state: int = 16
-    window: int = 32  # days in a training window, and that the transformer sees
+    window: int = 14  # days that a network sees
     steps: int = 160
-    batch: int = 64  # windows in a step
+    batch: int = 128  # windows in a step
     learning_rate: float = 3e-3
     validate_every: int = 40
     trees: int = 400
@@ -49,6 +49,6 @@ class BackblazeConfig:
 
 
 FULL = BackblazeConfig(
-    healthy=20_000, clusters=50, d_model=128, n_layer=4, d_state=64, window=90, steps=4_000, batch=256,
+    healthy=20_000, clusters=50, d_model=128, n_layer=4, d_state=64, window=60, steps=4_000, batch=256,
     learning_rate=1e-3, validate_every=250, trees=1_500,
 )  # fmt: skip

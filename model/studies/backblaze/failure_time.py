@@ -87,16 +87,16 @@ def _of_fold(drives: Drives, fold: Fold, config: BackblazeConfig, device: torch.
     )
     settings = neural_config(config, "bce", 0.5)  # its loss is replaced by `absolute_error`
 
-    def days(network: nn.Module, of: Panel) -> Floats:
-        said = outputs(network, of, settings, device, days_of)[of.day >= 0]
+    def days(network: nn.Module, of: Panel, asked: Bools) -> Floats:
+        said = outputs(network, of, asked, settings, device, days_of)
         return np.maximum(middle + spread * said, 0.0)
 
     def figure(network: nn.Module) -> float:
-        return -float(np.abs(days(network, on_validation) - validation.days_left)[chosen].mean())
+        return -float(np.abs(days(network, on_validation, chosen) - validation.days_left)[chosen].mean())
 
     said = {CONSTANT: np.full(len(test.day), middle)}
     for name in NETWORKS:
         network = fit_network(name, lessons, absolute_error, figure, settings, config, device)
-        said[name] = days(network, on_test)
+        said[name] = days(network, on_test, judged)
     drive = fold.test[test.drive[judged]]
     return {name: Told(drive, test.days_left[judged], told[judged]) for name, told in said.items()}

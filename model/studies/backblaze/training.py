@@ -1,7 +1,7 @@
 """Training of a network on drives, by the loop of the neural baselines, and its outputs on others."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from model.training.config import TrainingConfig
 from model.training.loop import risk_loss
 from model.training.losses import masked_mean
 from model.training.sampler import Batch
+
+AT_ONCE = 4_096  # windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,32 @@ def fit_network(
 def outputs(
     network: nn.Module,
     panel: Panel,
+    asked: Bools,
     settings: NeuralConfig,
     device: torch.device,
     read: Callable[[NetworkOutput], Tensor] = risk_logit,
-    lanes: int = 1_024,
 ) -> Floats:
-    """(n_drives, longest) what the network says of every day, given the drive's days up to it."""
-    whole = replace(settings, training=replace(settings.training, length=max(panel.ratio.shape[1], 1)))
-    groups = np.array_split(np.arange(len(panel.ratio)), -(-len(panel.ratio) // lanes))
-    parts = [stream(network, panel.inputs[g], panel.ratio[g], device, whole, read) for g in groups]
-    return np.concatenate(parts).astype(np.float64)
+    """(n_rows,) what the network says of the asked days, given the window that ends with each; 0 of other days.
+
+    Whole histories would tell how long ago the data begin, which is different in the test period and no news of the drive.
+
+    Args:
+        network: trained on windows of the same length.
+        panel: of the drives.
+        asked: (n_rows,) drive after drive.
+        settings: of the training.
+        device: where the network is.
+        read: which output.
+    """
+    known = panel.day >= 0
+    drive, day = (index[asked] for index in np.nonzero(known))
+    length = min(settings.training.length, known.shape[1])
+    start = np.maximum(day - length + 1, 0)
+    said = np.zeros(len(asked))
+    told = []
+    for group in np.array_split(np.arange(len(drive)), -(-len(drive) // AT_ONCE)):
+        rows, places = drive[group][:, None], start[group][:, None] + np.arange(length)
+        out = stream(network, panel.inputs[rows, places], panel.ratio[rows, places], device, settings, read)
+        told.append(out[np.arange(len(group)), day[group] - start[group]])
+    said[asked] = np.concatenate(told)
+    return said

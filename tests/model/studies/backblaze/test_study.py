@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from model.baselines.stateful_training import stream
 from model.studies.backblaze import config as configuration
 from model.studies.backblaze.config import BackblazeConfig
 from model.studies.backblaze.drives import NO_FAILURE, Drives, Seen
@@ -18,12 +19,13 @@ from model.studies.backblaze.loader import load
 from model.studies.backblaze.networks import NETWORKS, make_network
 from model.studies.backblaze.published import Claim
 from model.studies.backblaze.splits import cut_day, folds
+from model.studies.backblaze.training import neural_config, outputs
 from service.cli import app
 
 from .made_up import write_sample
 
 TINY = BackblazeConfig(
-    horizon_days=3, folds=3, clusters=3, negatives=3.0, d_model=8, n_layer=1, d_state=4, window=24, steps=2, batch=8,
+    horizon_days=3, folds=3, clusters=3, negatives=3.0, d_model=8, n_layer=1, d_state=4, window=6, steps=2, batch=8,
     validate_every=2, trees=10, resamples=20,
 )  # fmt: skip
 
@@ -144,6 +146,22 @@ def test_a_day_is_judged_by_the_days_up_to_it(name: str) -> None:
     torch.testing.assert_close(whole[:, :8], other[:, :8], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(whole[:, 8:], other[:, 8:])
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_day_is_told_by_the_window_that_ends_with_it() -> None:
+    """As if each window were all there is; days that were not asked for stay 0."""
+    drives = drives_of([list(range(9)), list(range(4))], [NO_FAILURE] * 2, 9)
+    seen = panel(drives, np.random.default_rng(2).normal(size=(13, 1)).astype(np.float32))
+    cpu, settings = torch.device("cpu"), neural_config(replace(TINY, window=3), "bce", 0.5)
+    network = make_network("lstm", 2, TINY, cpu)
+    asked = np.array([False, True, True, True, True, False, True, True, True, True, False, False, True])
+    told = outputs(network, seen, asked, settings, cpu)
+    assert not told[~asked].any()
+    for row, (drive, day) in enumerate([*((0, day) for day in range(9)), *((1, day) for day in range(4))]):
+        if asked[row]:
+            own = slice(max(day - 2, 0), day + 1)
+            alone = stream(network, seen.inputs[[drive], own], seen.ratio[[drive], own], cpu, settings)
+            assert told[row] == pytest.approx(alone[0, -1], rel=1e-4, abs=1e-5)
 
 
 def test_a_published_claim_needs_an_interval_that_leaves_out_zero() -> None:
