@@ -46,13 +46,13 @@ class Inputs:
     slots: Tensor  # (batch,) where each lives in a pool of batch + 1
 
     @staticmethod
-    def draw(batch: int) -> "Inputs":
+    def draw(batch: int, config: MambaConfig = CONFIG) -> "Inputs":
         """Fresh random inputs at the nominal interval."""
         return Inputs(
-            features=torch.randn(batch, CONFIG.d_input),
+            features=torch.randn(batch, config.d_input),
             ratio=torch.ones(batch),
             state=RecurrentState(
-                torch.randn(batch, *CONFIG.conv_state_shape), torch.randn(batch, *CONFIG.ssm_state_shape)
+                torch.randn(batch, *config.conv_state_shape), torch.randn(batch, *config.ssm_state_shape)
             ),
             slots=1 + torch.randperm(batch),
         )
@@ -88,9 +88,9 @@ class Contender:
         return low, median, high
 
 
-def on_pool(backend: Backend, inputs: Inputs) -> Callable[[], NetworkOutput]:
+def on_pool(backend: Backend, inputs: Inputs, config: MambaConfig = CONFIG) -> Callable[[], NetworkOutput]:
     """A backend's step, slots and all."""
-    pool = StatePool(CONFIG, len(inputs.slots) + 1, backend.device)
+    pool = StatePool(config, len(inputs.slots) + 1, backend.device)
     pool.write(inputs.slots.to(backend.device), inputs.state)
     return lambda: backend.step(pool, inputs.slots, inputs.features, inputs.ratio)
 

@@ -1,0 +1,59 @@
+"""The step of Mamba-1 and of Mamba-2 blocks side by side on the torch backend: `python -m kernels.bench_blocks`.
+
+Networks of the product's sizes that differ in the kind of block alone; each is checked against float64 before it is timed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import torch
+
+from kernels.backend import choose_backend
+from kernels.bench_step import CONFIG, Contender, Inputs, Row, describe_device, on_pool, report, this_commit
+from kernels.config import MambaConfig
+from kernels.reference import RecurrentState, network_step
+from kernels.weights import random_weights
+
+
+def contender(config: MambaConfig, batch: int) -> Contender:
+    """A network of fresh weights on the torch backend, checked; raises RuntimeError when its first step is wrong."""
+    weights, inputs = random_weights(config), Inputs.draw(batch, config)
+    exact = RecurrentState(inputs.state.conv.double(), inputs.state.ssm.double())
+    truth, _ = network_step(config, weights, inputs.features.double(), inputs.ratio.double(), exact)
+    size = f"{config.block}, d_state {config.d_state}, {config.state_bytes} bytes"
+    found = Contender(size, on_pool(choose_backend("reference", config, weights), inputs, config))
+    found.check(truth.forecast_mean)
+    return found
+
+
+def rows_for(batch: int, rounds: int) -> Iterator[Row]:
+    """Both kinds in turn, round after round; the peer is Mamba-1."""
+    configs = (CONFIG, replace(CONFIG, block="mamba2"), replace(CONFIG, block="mamba2", d_state=128))
+    field = [contender(config, batch) for config in configs]
+    for _ in range(rounds):
+        for one in field:
+            one.measure(max(4, 64 // batch))
+    for one in field[1:]:
+        yield from report(one, field[:1], "step_time", {"batch": batch, "length": 1}, 0.0)
+    yield from report(field[0], field[:1], "step_time", {"batch": batch, "length": 1}, 0.0)
+
+
+def main() -> None:
+    """Prints one JSON report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64, 240])
+    parser.add_argument("--rounds", type=int, default=25)
+    given = parser.parse_args()
+    device = describe_device(torch.get_num_threads())
+    with torch.inference_mode():
+        rows = [row for batch in given.batch for row in rows_for(batch, given.rounds)]
+    about = {"commit": this_commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
+    sys.stdout.write(json.dumps({**about, "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
