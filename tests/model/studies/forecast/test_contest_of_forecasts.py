@@ -17,6 +17,7 @@ from model.studies.forecast.contenders import (
 from model.studies.forecast.judging import UNIT_STEPS, judge, mean_skill, units_of
 from model.studies.forecast.scales import Floats, Scales
 from model.studies.forecast.series import Segment, Series
+from model.studies.forecast.study import Settings, enlarged
 from model.studies.forecast.windows import (
     SHARES,
     WARMUP,
@@ -176,6 +177,15 @@ def test_a_network_forecasts_each_step_from_what_came_before(name: str) -> None:
     cut = Task([Piece("x", task.pieces[0].z[:400], task.pieces[0].held[:400])], task.horizons, task.unit, 256, 64)
     (shorter,) = forecast.moves(cut)
     np.testing.assert_allclose(shorter[WARMUP:256], moved[WARMUP:256], rtol=1e-3, atol=1e-5)
+
+
+def test_full_is_larger_and_the_transformer_sees_the_window() -> None:
+    """What `--full` changes and what it leaves."""
+    settings = Settings(bars=5_000, context=4_096, seed=3)
+    larger = enlarged(settings)
+    assert larger.sizes.attention == 4_096
+    assert larger.steps > settings.steps
+    assert (larger.bars, larger.context, larger.stride, larger.seed) == (5_000, 4_096, 1_024, 3)
 
 
 def test_training_learns_the_wave() -> None:
