@@ -109,7 +109,7 @@ def forecast(
     step_s: Annotated[float | None, typer.Option(min=0.001, help="Seconds between rows [their median].")] = None,
     horizons: Annotated[str, typer.Option(help="Steps ahead, with commas between.")] = "1,10,60",
     context: Annotated[int, typer.Option(min=128, help="Steps of a window.")] = 2_048,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each network.")] = 160,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each network.")] = 320,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 1_000,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("studies/forecast"),

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from model.studies.forecast.bars import generated
 from service.cli import app
 
-ROWS = 1_600
+ROWS = 10_800  # enough blocks in the test part for intervals
 MODELS = ["persistence", "autoregression", "mamba2", "transformer"]
 
 
@@ -37,7 +37,7 @@ def test_a_small_file_gives_a_whole_report(bars: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["data"]["rows on the grid"] == ROWS
-    assert [split["rows"] for split in data["splits"].values()] == [960, 240, 400]
+    assert [split["rows"] for split in data["splits"].values()] == [6_480, 1_620, 2_700]
     assert len(data["verdicts"]) == 2
     found = {
         (r["name"], r["params"].get("model"), r["params"].get("feature"), r["params"].get("steps")): r

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.evaluation.bootstrap import resample_weights
 from model.studies.forecast.scales import Scales
 from model.studies.forecast.windows import WARMUP, Task
 
@@ -13,7 +14,8 @@ Floats = NDArray[np.float64]
 
 UNIT_STEPS = 512  # of a unit where there are too few files to resample
 LEAST_FILES = 8
-# Sums of a unit, for each horizon and feature: instants; the squared error of the z-score, and that of persistence; in the
+LEAST_UNITS = 5  # for an interval
+# Sums of a unit, for each horizon and feature: instants; the squared error in the task's units, and that of persistence; in the
 # feature's own unit: squared and absolute error, absolute error over the value where that is not zero and how many those
 # are, the value, its square.
 SUMS = ("n", "z2", "still2", "e2", "e", "share", "shares", "y", "y2")
@@ -60,10 +62,9 @@ def judge(task: Task, scales: Scales, moved: Sequence[Floats]) -> Judged:
     shape = task.unit.shape
     sums = np.zeros((1 + max(int(unit.max()) for unit in units), *shape, len(SUMS)))
     for piece, unit, forecast in zip(task.pieces, units, moved, strict=True):
-        target = task.targets(piece).reshape(-1, *shape) * task.unit
-        own = forecast.reshape(-1, *shape) * task.unit
-        truth = scales.values(piece.held[:, None] + target)
-        error = scales.values(piece.held[:, None] + own) - truth
+        target, own = task.targets(piece).reshape(-1, *shape), forecast.reshape(-1, *shape)
+        truth = scales.values(piece.held[:, None] + target * task.unit)
+        error = scales.values(piece.held[:, None] + own * task.unit) - truth
         share = np.where(truth != 0.0, np.abs(error) / np.where(truth != 0.0, np.abs(truth), 1.0), 0.0)
         known = ~np.isnan(target)
         known[:WARMUP] = False
@@ -75,11 +76,22 @@ def judge(task: Task, scales: Scales, moved: Sequence[Floats]) -> Judged:
     return Judged(sums)
 
 
-def mean_skill(judged: Mapping[str, Judged], weights: Floats, horizon: int) -> dict[str, Floats]:
-    """By contender: (1 + n_resamples,) skill at a horizon, the mean of the features that move at all."""
+def weights_of(n_units: int, n_resamples: int) -> Floats:
+    """(1 + n_resamples, n_units) how often each unit counts; of too few units there is nothing to resample: NaN."""
+    weights = resample_weights(n_units, n_resamples)
+    if n_units < LEAST_UNITS:
+        weights[1:] = np.nan
+    return weights
+
+
+def pooled_skill(judged: Mapping[str, Judged], weights: Floats, horizon: int) -> dict[str, Floats]:
+    """By contender: (1 + n_resamples,) skill at a horizon of all features together.
+
+    Errors are summed in units of each feature's typical move in the training part: a feature that hardly moves in the
+    test part, of which persistence is nearly perfect, cannot decide alone.
+    """
     out = {}
     for name, one in judged.items():
-        skill = one.figures(weights)["skill"][:, horizon]
-        moving = ~np.isnan(skill[0])
-        out[name] = np.nanmean(skill[:, moving], axis=1) if moving.any() else np.full(len(skill), np.nan)
+        own, still = ((weights @ one.sums[:, horizon, :, SUMS.index(which)]).sum(axis=1) for which in ("z2", "still2"))
+        out[name] = 1.0 - own / np.where(still > 0, still, np.nan)
     return out

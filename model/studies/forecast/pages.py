@@ -14,7 +14,7 @@ from model.evaluation.drawing import colour, legend
 from model.evaluation.figure_row import Row, count_row, row
 from model.evaluation.tables import shown, table
 from model.studies.contest import Contest
-from model.studies.forecast.judging import Judged, mean_skill
+from model.studies.forecast.judging import LEAST_UNITS, Judged, pooled_skill
 from model.studies.forecast.windows import WARMUP
 from model.studies.report import Judgement, Plot, Section, StudyReport
 
@@ -25,7 +25,7 @@ UNITS = {"mape": "%"}
 MOST_SHOWN = 5  # features in a plot
 SUMMARY = """Every contender sees the past and says how far each feature will have moved. The headline is skill over persistence: the
 share of the squared error of "nothing changes" that a forecast takes away, on the scale that is learned (z-scores, after
-logarithms where they are taken). Zero is no better than repeating the last value, one is perfect. Persistence alone reaches an
+logarithms where they are taken; all features together in units of their typical moves). Zero is no better than repeating the last value, one is perfect. Persistence alone reaches an
 R2 of {least:.4f} to {most:.4f} on levels, {ahead}: an R2 near one says that a series is smooth, not that it was
 forecast. At {last} steps {best} is first, {beaten}."""
 
@@ -80,7 +80,7 @@ def report(
     """The whole report."""
     rows = {(r["name"], *r["params"].values()): r for r in figure_rows(outcome)}
     contests = [
-        Contest("skill", {"feature": "mean", "steps": steps}, mean_skill(outcome.judged, outcome.weights, h), True)
+        Contest("skill", {"feature": "all", "steps": steps}, pooled_skill(outcome.judged, outcome.weights, h), True)
         for h, steps in enumerate(outcome.horizons)
     ]
     return StudyReport(
@@ -90,12 +90,11 @@ def report(
         data=data,
         splits=splits,
         seeds={"networks, windows and generated data": seed},
-        resampled=f"{outcome.resampled} of the test part",
+        resampled=f"{outcome.resampled} of the test part"
+        + (" (too few for intervals)" if outcome.weights.shape[1] < LEAST_UNITS else ""),
         resamples=len(outcome.weights) - 1,
         settings=settings,
-        judgements=[
-            Judgement(contest, f"mean of the features, {outcome.ahead(h)}") for h, contest in enumerate(contests)
-        ],
+        judgements=[Judgement(contest, f"all features, {outcome.ahead(h)}") for h, contest in enumerate(contests)],
         rows=[*rows.values(), *_costs(outcome)],
         sections=(
             Section(

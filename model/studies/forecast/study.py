@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.evaluation.bootstrap import resample_weights
 from model.studies.forecast import bars
 from model.studies.forecast.contenders import Autoregression, Contender, NetworkSizes, Persistence, trained
-from model.studies.forecast.judging import judge, units_of
+from model.studies.forecast.judging import judge, units_of, weights_of
 from model.studies.forecast.pages import Outcome, Trace, report
 from model.studies.forecast.scales import Scales, fit_scales
 from model.studies.forecast.series import Segment, Series, read_series
@@ -46,8 +45,8 @@ class Settings:
     horizons: tuple[int, ...] = (1, 10, 60)  # steps ahead
     context: int = 2_048  # steps of a window
     overlap: float = 0.75  # of neighbouring windows
-    steps: int = 160  # of each network's training
-    batch: int = 4  # windows in a step
+    steps: int = 320  # of each network's training
+    batch: int = 2  # windows in a step
     learning_rate: float = 2e-3
     sizes: NetworkSizes = field(default_factory=NetworkSizes)
     seed: int = 0
@@ -149,7 +148,7 @@ def _report(
         step_s=series.step_s,
         horizons=settings.horizons,
         judged=judged,
-        weights=resample_weights(len(next(iter(judged.values())).sums), settings.resamples),
+        weights=weights_of(len(next(iter(judged.values())).sums), settings.resamples),
         resampled=units_of(test)[1],
         parameters=parameters,
         seconds=seconds,

@@ -14,7 +14,7 @@ from model.studies.forecast.contenders import (
     squared_error,
     trained,
 )
-from model.studies.forecast.judging import UNIT_STEPS, judge, mean_skill, units_of
+from model.studies.forecast.judging import UNIT_STEPS, judge, pooled_skill, units_of, weights_of
 from model.studies.forecast.scales import Floats, Scales
 from model.studies.forecast.series import Segment, Series
 from model.studies.forecast.study import Settings, enlarged
@@ -128,7 +128,21 @@ def test_nobody_beats_persistence_on_a_random_walk_and_the_wave_is_learned() -> 
     assert abs(linear["skill"][0, 0, 0]) < 0.03
     assert linear["mse"][0, 0, 1] == pytest.approx(0.25, rel=0.1)  # the shocks' variance, in the feature's unit
     assert linear["skill"][0, 0, 1] > 0.5
-    assert mean_skill(judged, weights, 0)["autoregression"][0] == pytest.approx(linear["skill"][0, 0].mean())
+    left = 1.0 - linear["skill"][0, 0]
+    moved = np.nanmean(test.targets(test.pieces[0])[WARMUP:] ** 2, axis=0)  # what persistence misses, in typical moves
+    expected = 1.0 - (left * moved).sum() / moved.sum()
+    assert pooled_skill(judged, weights, 0)["autoregression"][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_too_few_units_have_no_interval() -> None:
+    """Resampling one block would give an interval of no width and call every difference certain."""
+    values = a_walk(400)
+    task = task_of(values, (1,))
+    one = judge(task, PLAIN, [np.ones((400, 2))])
+    figures = one.figures(weights_of(len(one.sums), 20))
+    assert np.isfinite(figures["skill"][0]).all()
+    assert np.isnan(figures["skill"][1:]).all()
+    assert np.isfinite(weights_of(5, 20)).all()
 
 
 def test_figures_are_their_definitions_on_any_weights() -> None:
