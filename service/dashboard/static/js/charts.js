@@ -2,7 +2,6 @@
 
 import { colour, el, onSchemeChange, setText } from "./dom.js";
 
-
 const DAY = 86400;
 const ticks = { hour: "2-digit", minute: "2-digit" };
 const hours = new Intl.DateTimeFormat(undefined, ticks);
@@ -63,12 +62,12 @@ export class Chart {
     const axis = { stroke: muted, grid: { stroke: grid, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const options = {
       ...this.size(),
-      padding: [8, 8, 0, 0],
+      padding: [8, 22, 0, 0], // half a label of time fits beside the last instant
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, ...(this.sync ? { sync: { key: this.sync } } : {}) },
       scales: { x: { time: true, range: () => this.x }, y: { range: (_, min, max) => this.yRange(min, max) } },
       axes: [
-        { ...axis, size: 26, space: 70, values: (_, at) => at.map((x, i) => (i === 0 || Math.floor(localDay(at[i - 1])) !== Math.floor(localDay(x)) ? days.format(1000 * x) : hours.format(1000 * x))) },
+        { ...axis, size: 26, space: 70, values: (_, at) => times(at) },
         { ...axis, size: 46, space: 34, values: (_, at) => at.map((y) => this.format.axis ? this.format.axis(y) : y) },
       ],
       series: [{}, ...this.series.map((one) => line(one))],
@@ -121,7 +120,13 @@ export class Chart {
   }
 }
 
-const localDay = (x) => (x - new Date(1000 * x).getTimezoneOffset() * 60) / DAY;
+const localDay = (x) => Math.floor((x - new Date(1000 * x).getTimezoneOffset() * 60) / DAY);
+
+// Labels of instants: the hour, and the day where a new one begins; also first, where all are of one day that is not today.
+function times(at) {
+  const past = localDay(at[0]) === localDay(at.at(-1)) && localDay(at[0]) !== localDay(Date.now() / 1000);
+  return at.map((x, i) => ((i === 0 && past) || localDay(i ? at[i - 1] : x - 1) !== localDay(x) ? days : hours).format(1000 * x));
+}
 
 function line(one) {
   const base = { stroke: colour(one.colour), width: one.width ?? 1.5, points: { show: Boolean(one.dots), size: 3.5, fill: colour(one.colour) }, spanGaps: false };

@@ -49,6 +49,7 @@ export function fleetView(root) {
     const rows = data.vehicles.filter((vehicle) => (!wanted || vehicle.id.toLowerCase().includes(wanted)) && matches(vehicle));
     rows.sort(COMPARE[kept.order]);
     list.show(rows);
+    root.querySelector(".list").classList.toggle("bare", data.fleet.n_vehicles === 0);
     empty.hidden = rows.length > 0;
     list.element.hidden = rows.length === 0;
     if (!rows.length) empty.replaceChildren(...nothing(wanted));

@@ -41,26 +41,31 @@ function frame() {
   pulse.replaceChildren(el("span", { class: `dot ${broken ? "bad" : heard ? "ok" : ""}` }), el("span", { title: `times in ${zone}` },
     broken ? (heard ? `as of ${clock(heard)}` : "not connected") : heard ? "live" : "connecting"));
   const banner = document.getElementById("banner");
-  const said = broken || missing();
+  const said = broken ?? missing();
   banner.hidden = !said;
-  if (said) setText(banner, said);
+  if (said) {
+    setText(banner.firstElementChild, said.what);
+    setText(banner.lastElementChild, said.more);
+    banner.title = said.detail ?? "";
+  }
   document.body.classList.toggle("old", Boolean(broken));
 }
 
+// What is wrong in a sentence, what that means for who looks, and the reason in the service's words; null when all is well.
 function trouble() {
   const store = data.service?.store;
-  const asOf = lastHeard() ? ` What is shown is from ${when(Math.max(...["fleet", "alerts"].map((name) => troubles.get(name)?.asOf ?? 0)) || lastHeard())}.` : "";
+  const asOf = lastHeard() ? `What is shown is from ${when(Math.max(...["fleet", "alerts"].map((name) => troubles.get(name)?.asOf ?? 0)) || lastHeard())}.` : "";
   const worst = [...troubles.values()].sort((a, b) => a.status - b.status)[0];
-  if (worst?.status === 0 || worst?.status === 502) return `The service does not answer.${asOf} It is asked again and again.`;
+  if (worst?.status === 0 || worst?.status === 502) return { what: "The service does not answer.", more: `It is asked again and again. ${asOf}` };
   if ((store && !store.ok) || worst?.status === 503) {
-    return `The store does not answer${store?.reason ? ` (${store.reason})` : ""}. Samples are deferred and sent again by the vehicles; what was acknowledged is not lost.${asOf}`;
+    return { what: "The store does not answer.", more: `Vehicles send their samples again later; what was acknowledged is not lost. ${asOf}`, detail: store?.reason };
   }
-  return worst ? `${worst.detail}${asOf}` : "";
+  return worst ? { what: worst.detail, more: asOf } : null;
 }
 
 function missing() {
-  if (!data.fleet?.partitions_unreachable) return "";
-  return "A node of the store does not answer: its vehicles are missing here. Their samples are deferred and sent again; what was acknowledged is not lost.";
+  if (!data.fleet?.partitions_unreachable) return null;
+  return { what: "A node of the store does not answer.", more: "Its vehicles are missing here. They send their samples again later; what was acknowledged is not lost." };
 }
 
 document.addEventListener("keydown", (event) => {

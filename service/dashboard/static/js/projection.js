@@ -70,26 +70,36 @@ export function prepare(canvas) {
   return { ctx, width, height };
 }
 
+function degrees(at, digits, positive, negative) {
+  const text = `${Math.abs(at).toFixed(digits)}°`;
+  return Number(at.toFixed(digits)) === 0 ? text : `${text} ${at > 0 ? positive : negative}`;
+}
+
 export function drawGraticule(ctx, projection, colours) {
   const { step, bar } = projection.rulers(), { width, height } = projection;
   const [west, north] = projection.place(0, 0), [east, south] = projection.place(width, height);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const labels = [];
   ctx.strokeStyle = colours.line;
-  ctx.fillStyle = colours.muted;
   ctx.lineWidth = 1;
   ctx.font = "11px system-ui, sans-serif";
   ctx.beginPath();
   for (let at = Math.ceil(west / step) * step; at < east; at += step) {
     const x = Math.round(projection.point(at, 0)[0]) + 0.5;
     ctx.moveTo(x, 0); ctx.lineTo(x, height);
-    ctx.fillText(`${at.toFixed(digits)}°`, x + 4, height - 8);
+    labels.push([degrees(at, digits, "E", "W"), x + 4, height - 8]);
   }
   for (let at = Math.ceil(south / step) * step; at < north; at += step) {
     const y = Math.round(projection.point(0, at)[1]) + 0.5;
     ctx.moveTo(0, y); ctx.lineTo(width, y);
-    ctx.fillText(`${at.toFixed(digits)}°`, 6, y - 4);
+    if (y < height - 30) labels.push([degrees(at, digits, "N", "S"), 6, y - 4]);
   }
   ctx.stroke();
+  for (const [text, x, y] of labels) { // a line behind a label would strike it through
+    ctx.clearRect(x - 2, y - 10, ctx.measureText(text).width + 4, 13);
+    ctx.fillStyle = colours.muted;
+    ctx.fillText(text, x, y);
+  }
   const right = width - 14;
   ctx.strokeStyle = colours.muted;
   ctx.beginPath();

@@ -36,8 +36,8 @@ export function serviceView(root) {
     tiles.replaceChildren(...[
       ["Store", service.store.ok ? "answers" : "does not answer", service.store.ok ? ms(beat.store_ms) : service.store.reason, service.store.ok ? "ok" : "bad"],
       ["Samples", rate(beat.applied_per_s), `${rate(beat.not_applied_per_s)} not applied`, ""],
-      ["Answer, p99", ms(beat.http_p99_ms), `half within ${ms(beat.http_p50_ms)}`, ""],
-      ["Network step, p99", ms(beat.step_p99_ms), `batches of ${number(beat.batch_size)}`, ""],
+      ["Answer, p99", ms(beat.http_p99_ms), beat.http_p50_ms === null ? "no request just now" : `half within ${ms(beat.http_p50_ms)}`, ""],
+      ["Network step, p99", ms(beat.step_p99_ms), beat.batch_size === null ? "no sample just now" : `batches of ${number(beat.batch_size)}`, ""],
       ["Waiting", number(beat.queue_depth), "samples for a batch", ""],
       ["In the cache", number(beat.slots_used), `of ${service.slots_capacity.toLocaleString()} vehicles`, ""],
     ].map(([term, value, more, kind]) => el("div", { class: `tile ${kind}` }, el("dt", {}, term), el("dd", {}, el("strong", {}, value), el("span", {}, more)))));
