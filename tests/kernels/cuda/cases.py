@@ -65,7 +65,8 @@ def errors(values: Mapping[str, Tensor], truths: Mapping[str, Tensor]) -> dict[s
     return {name: relative_error(values[name], truth) for name, truth in truths.items()}
 
 
-def assert_close(values: Mapping[str, Tensor], truths: Mapping[str, Tensor], tolerance: float) -> None:
-    """Every tensor within the tolerance, or a message with the error of each."""
+def assert_close(values: Mapping[str, Tensor], truths: Mapping[str, Tensor], tolerance: float | None = None) -> None:
+    """Every tensor within the tolerance, by default that of its own dtype; or a message with the error of each."""
     found = errors(values, truths)
-    assert all(error <= tolerance for error in found.values()), ", ".join(f"{k} {v:.1e}" for k, v in found.items())
+    allowed = {name: tolerance or TOLERANCE[values[name].dtype] for name in truths}
+    assert all(error <= allowed[k] for k, error in found.items()), ", ".join(f"{k} {v:.1e}" for k, v in found.items())
