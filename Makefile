@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format bench chaos clean docs audit programs screenshots
+.PHONY: help install demo test test-gpu lint format bench chaos clean docs load audit programs screenshots
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ format: $(INSTALLED)  ## Rewrite the code in the project's format
 
 bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (a minute)
 	$(BIN)/python loadtest/constant_cost.py --start-service
+
+load: $(INSTALLED)  ## Run every load scenario in an open loop (two minutes, loopback only)
+	$(BIN)/python -m loadtest.run all --start-service
 
 docs: $(INSTALLED)  ## Build the documents as a site, in .emberwatch/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -101,6 +101,7 @@ def rows_of(
         row("server_cpu_per_sample", params, cpu_us, "us"),
         row("samples_per_core_second", params, samples / cpu if cpu else float("nan"), "samples/s"),
         row("cores_used", params, cpu / heard.seconds, "cores"),
+        row("batch_size", params, ratio_of("batch_size_sum", "batch_size_count", before, after), "samples"),
     ]
     for name in sorted(after):
         if name.startswith("stage_seconds_sum "):
@@ -113,6 +114,12 @@ def rows_of(
         row("generator_late_p99", params, 1e3 * quantile(heard.late, 0.99), "ms"),
         row("samples_lost", params, 0, "count"),  # or the run would have raised: see loadtest/verify.py
     ]
+
+
+def ratio_of(above: str, below: str, before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Growth of one series over that of another; NaN if the other did not grow."""
+    grown = after[below] - before[below]
+    return (after[above] - before[above]) / grown if grown else float("nan")
 
 
 def latency_rows(plan: Plan, params: Row, heard: Heard) -> list[Row]:

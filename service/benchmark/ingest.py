@@ -148,14 +148,15 @@ class Bench:
             warm_s = self.batches(lanes, WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS)
             warm_ticks = WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS
             ticks = max(2, math.ceil(self.options.round_s * warm_ticks / warm_s))
-            rates, cpu_us, traffic = list[float](), list[float](), list[float]()
+            rates, cpu_us, traffic, store_us = list[float](), list[float](), list[float](), list[float]()
             stages_before, client_before, began = self.server.stages(), time.process_time(), time.perf_counter()
             for _ in range(self.options.rounds):
-                cpu, bytes_before = self.server.cpu_s(), self.store.traffic()
+                cpu, store_cpu, bytes_before = self.server.cpu_s(), self.store.cpu_s(), self.store.traffic()
                 seconds = self.batches(lanes, ticks)
                 rates.append(n * ticks / seconds)
                 cpu_us.append((self.server.cpu_s() - cpu) / (n * ticks) * 1e6)
                 traffic.append((self.store.traffic() - bytes_before) / (n * ticks))
+                store_us.append((self.store.cpu_s() - store_cpu) / (n * ticks) * 1e6)
                 self.say(f"{self.mode}: {rates[-1]:,.0f} samples/s, {cpu_us[-1]:.1f} us of processor a sample")
             busy = (time.process_time() - client_before) / (time.perf_counter() - began)
             self.say(f"{self.mode}: the client was busy {100 * busy:.0f} % of the time, requests built included")
@@ -169,6 +170,7 @@ class Bench:
             self.row("ingest_throughput", rates, "samples/s", **batch),
             self.row("server_cpu_per_sample", cpu_us, "us", **batch),
             self.row("store_bytes_per_sample", traffic, "bytes", **batch),
+            self.row("store_cpu_per_sample", store_us, "us", **batch),
             *(self.row("stage_time", [us], "us", stage=stage, **batch) for stage, us in spent.items() if us > 0.005),
         ]
 
@@ -179,7 +181,10 @@ class Bench:
         try:
             rate, _ = self.singles(lanes, 2, None)
             ticks = max(1, math.ceil(self.options.round_s * rate / len(self.fleet.names)))
+            cpu, store_cpu, before = self.server.cpu_s(), self.store.cpu_s(), self.fleet.ticks
             rates = [self.singles(lanes, ticks, None)[0] for _ in range(self.options.rounds)]
+            posts = (self.fleet.ticks - before) * len(self.fleet.names)
+            spent = [(self.server.cpu_s() - cpu) / posts * 1e6, (self.store.cpu_s() - store_cpu) / posts * 1e6]
             offered = OPEN_LOOP_SHARE * statistics.median(rates)
             self.say(f"{self.mode}: {statistics.median(rates):,.0f} single posts/s; now {offered:,.0f}/s, open loop")
             ticks = max(1, math.ceil(self.options.round_s * offered / len(self.fleet.names)))
@@ -190,6 +195,8 @@ class Bench:
         p50 = [1_000 * float(np.quantile(latencies, 0.5)) for latencies in late]
         return [
             self.row("single_post_throughput", rates, "samples/s", connections=len(lanes)),
+            self.row("server_cpu_per_single_post", spent[:1], "us", connections=len(lanes)),
+            self.row("store_cpu_per_single_post", spent[1:], "us", connections=len(lanes)),
             self.row("single_post_p99", p99, "ms", rate=round(offered), connections=len(own)),
             self.row("single_post_p50", p50, "ms", rate=round(offered), connections=len(own)),
         ]

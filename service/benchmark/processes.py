@@ -72,6 +72,12 @@ class BenchStore:
             stats = client.info("stats")
         return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
 
+    def cpu_s(self) -> float:
+        """Processor seconds that it has used so far, those of its background threads included."""
+        with redis.Redis.from_url(self.url) as client:
+            used = client.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
 
 @contextmanager
 def running_store(folder: Path, core: int | None) -> Iterator[BenchStore]:

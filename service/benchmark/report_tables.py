@@ -1,6 +1,7 @@
 """A report of `emberwatch bench` or of loadtest/ as Markdown: the same rows give the same words."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def markdown(report: Report) -> str:
     stages = [row for row in rows if row["name"] == STAGE]
     parts += [stage_table(stages)] if stages else []
     return "\n\n".join(parts) + "\n"
+
+
+def filled(document: Path) -> str:
+    """A document with what stands between `<!-- report FILE -->` and `<!-- /report -->` made anew from these files beside it.
+
+    Raises:
+        ReportError: one of them is not a report.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}\n\n{markdown(read_report(document.parent / match[2]))}\n{match[3]}"
+
+    return re.sub(r"(<!-- report (\S+) -->).*?(<!-- /report -->)", block, document.read_text(), flags=re.DOTALL)
 
 
 def scenario_table(rows: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ from service.benchmark.alerts import AlertOptions, measure_alerts
 from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
 from service.benchmark.lanes import LoadError
 from service.benchmark.processes import ProcessError
-from service.benchmark.report_tables import ReportError, markdown, read_report
+from service.benchmark.report_tables import ReportError, filled, markdown, read_report
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing, train_extra
 
 app = typer.Typer(help="Measure this machine; nothing is measured that did not prove correct first.")
@@ -122,12 +122,19 @@ def alerts(
 
 @app.command("show")
 def show(
-    files: Annotated[list[Path], typer.Argument(help="Reports of any benchmark, evaluation or load test.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Reports of any benchmark, evaluation or load test.")
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for latencies and stages as SVG (extra train).")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Document whose parts `<!-- report FILE -->` are made anew.")
+    ] = None,
 ) -> None:
-    """Print reports as Markdown, and draw them."""
-    with refusing(ReportError):
-        reports = {file: read_report(file) for file in files}
+    """Print reports as Markdown, draw them, or write them into a document."""
+    with refusing(ReportError, OSError):
+        reports = {file: read_report(file) for file in files or ()}
+        if into is not None:
+            into.write_text(filled(into))
     for file, report in reports.items():
         typer.echo(markdown(report))
         if plots is not None:

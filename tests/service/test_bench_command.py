@@ -36,12 +36,12 @@ def test_the_ingest_report_has_both_modes_side_by_side() -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     rows = {(row["name"], row["params"]["mode"]): row for row in report["rows"] if row["name"] != "stage_time"}
-    for name in ("ingest_throughput", "store_bytes_per_sample", "server_cpu_per_sample"):
+    for name in ("ingest_throughput", "store_bytes_per_sample", "server_cpu_per_sample", "store_cpu_per_sample"):
         for mode in ("journal", "write-through"):
             row = rows[name, mode]
             assert 0 < row["lo"] <= row["value"] <= row["hi"]
             assert row["params"]["batch"] == 8
-    for name in ("single_post_throughput", "single_post_p99", "single_post_p50"):
+    for name in ("single_post_throughput", "server_cpu_per_single_post", "single_post_p99", "single_post_p50"):
         assert rows[name, "journal"]["value"] > 0
     assert rows["ingest_throughput", "journal"]["peer"] == "write-through"
     assert rows["store_bytes_per_sample", "journal"]["peer"] == "state"

@@ -1,0 +1,36 @@
+"""Reports that the documents quote: rendered from the files beside them, and of runs in which nothing was lost."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.benchmark.report_tables import filled, read_report
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+QUOTING = [path for path in DOCS.glob("*.md") if "<!-- report " in path.read_text()]
+
+
+@pytest.mark.parametrize("document", QUOTING, ids=lambda path: path.name)
+def test_quoted_reports_are_what_the_command_writes(document: Path) -> None:
+    """`emberwatch bench show --into docs/PAGE.md`."""
+    assert document.read_text() == filled(document), (
+        f"run emberwatch bench show --into {document.relative_to(REPOSITORY)}"
+    )
+
+
+def test_every_load_scenario_is_reported_with_nothing_lost() -> None:
+    """All five in an open loop, and what Locust ran; each with its latencies, its cost and the command that made it."""
+    rows = []
+    for path in sorted((DOCS / "load").glob("*.json")):
+        report = read_report(path)
+        assert report["correct"] is True
+        assert re.match(r"python -m loadtest\.\w+ ", report["command"]), path
+        rows += report["rows"]
+    lost = {(r["params"]["driver"], r["params"]["scenario"]): r["value"] for r in rows if r["name"] == "samples_lost"}
+    assert {scenario for driver, scenario in lost if driver == "open"} >= {"steady", "rush", "storm", "backfill", "hot"}
+    assert set(lost.values()) == {0}
+    for name in ("throughput", "latency_p50", "latency_p99", "latency_p99_9", "server_cpu_per_sample", "stage_time"):
+        told = {(r["params"]["driver"], r["params"]["scenario"]) for r in rows if r["name"] == name}
+        assert told == set(lost), name
