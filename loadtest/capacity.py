@@ -257,8 +257,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
     parser.add_argument("--vans", type=int, help="one fleet of your own")
-    parser.add_argument("--core-hour", type=float, default=Prices.core_hour)
-    parser.add_argument("--gigabyte-hour", type=float, default=Prices.gigabyte_hour)
+    parser.add_argument("--core-hour", type=float, default=Prices().core_hour)
+    parser.add_argument("--gigabyte-hour", type=float, default=Prices().gigabyte_hour)
     options = parser.parse_args()
     if options.write:
         PAGE.write_text(rendered(PAGE.read_text()))
