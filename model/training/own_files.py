@@ -5,7 +5,7 @@ What this module does not know: what the columns mean.
 
 import difflib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ SIMULATOR_COLUMNS = frozenset({"label", "valid", *(f"true_{name}" for name in TR
 NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)$"
 EARLIEST_MS = 946_684_800_000  # 2000-01-01, as the service: earlier means seconds for milliseconds, or an unset clock
 LATEST_MS = 253_402_300_799_999  # the end of year 9999
+EPOCH = date(1970, 1, 1)
 LONGEST_CELL = 40  # characters of a cell that are quoted
 
 Bools = NDArray[np.bool_]
@@ -143,6 +144,25 @@ def text_times(text: pa.Array, column: str, first: int, findings: Findings) -> p
     rows = np.array(wrong, np.int64)
     findings.add(column, "time", rows + first, lambda i: reasons[i])
     return pa.array(out, pa.int64())
+
+
+def dates(cells: pa.Array, column: str, first: int, findings: Findings) -> NDArray[np.int64]:
+    """(n,) days since 1970-01-01 from dates or ISO 8601 text; 0 where the cell is a finding."""
+    empty = np.flatnonzero(~present(cells))
+    findings.add(column, "empty", empty + first, lambda _: "is empty")
+    try:
+        return np.asarray(pc.fill_null(pc.cast(pc.cast(cells, pa.date32()), pa.int32()), 0), np.int64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # some are no dates: one by one
+    out, wrong = np.zeros(len(cells), np.int64), []
+    for row, cell in enumerate(cells.to_pylist()):
+        try:
+            out[row] = 0 if cell is None else (date.fromisoformat(str(cell)) - EPOCH).days
+        except ValueError:
+            wrong.append(row)
+    rows = np.array(wrong, np.int64)
+    findings.add(column, "date", rows + first, lambda i: f"{quoted(cells[wrong[i]])} is not a date such as 2013-04-10")
+    return out
 
 
 def present(cells: pa.Array) -> Bools:

@@ -19,14 +19,13 @@ import xxhash
 
 from model.studies.backblaze.config import ATTRIBUTES, BackblazeConfig
 from model.studies.backblaze.drives import NO_FAILURE, Bools, Drives, Floats, Ints, Seen, Singles
-from model.training.own_files import numbers, present, quoted
+from model.training.own_files import EPOCH, dates, numbers, present, quoted
 from model.training.table_file import CSV_ENDINGS, Findings, OwnDataError, TableFile, open_table
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("date", "serial_number", "model", "failure")
 BETWEEN = "\x1f"  # joins model and serial number: together they name a drive
-EPOCH = date(1970, 1, 1)
 FILE_BITS = 40  # of a place, below the number of its file: rows
 
 
@@ -156,7 +155,7 @@ def _blocks(
         for name in ("serial_number", "model", "failure"):
             empty = np.flatnonzero(~present(column[name]))
             findings.add(name, "empty", empty + first, lambda _: "is empty")
-        days = _days(column["date"], first, findings)
+        days = dates(column["date"], "date", first, findings)
         failed = _counts(column["failure"], "failure", first, findings)
         strange = np.flatnonzero(~np.isnan(failed) & ~np.isin(failed, (0.0, 1.0)))
         findings.add("failure", "bit", strange + first, lambda _: "is neither 0 nor 1")
@@ -176,26 +175,6 @@ def _blocks(
             yield rows, keys, days, failed == 1.0, values
     if findings.lines():
         raise OwnDataError(findings.lines())
-
-
-def _days(cells: pa.Array, first: int, findings: Findings) -> Ints:
-    """(n,) days since EPOCH; 0 where the cell is a finding."""
-    empty = np.flatnonzero(~present(cells))
-    findings.add("date", "empty", empty + first, lambda _: "is empty")
-    try:
-        return np.asarray(pc.fill_null(pc.cast(pc.cast(cells, pa.date32()), pa.int32()), 0), np.int64)
-    except pa.ArrowInvalid:
-        pass  # some are no dates: one by one
-    out, wrong = np.zeros(len(cells), np.int64), []
-    for row, cell in enumerate(cells.to_pylist()):
-        try:
-            out[row] = 0 if cell is None else (date.fromisoformat(cell) - EPOCH).days
-        except ValueError:
-            wrong.append(row)
-    findings.add(
-        "date", "date", np.array(wrong) + first, lambda i: f"{quoted(cells[wrong[i]])} is not a date such as 2013-04-10"
-    )
-    return out
 
 
 def _counts(cells: pa.Array, column: str, first: int, findings: Findings) -> Floats:

@@ -88,10 +88,10 @@ class Accuracy:
         """Rows by part, for the first target."""
         return next(iter(self.judged.values())).sizes if self.judged else {}
 
-    def skill(self, key: Key, figure: str, against: str = SEASONAL) -> Floats:
-        """(1 + n_resamples,) one minus the boosted trees' loss over that of a forecast without learning."""
+    def skill(self, key: Key, figure: str, name: str = BOOSTED, against: str = SEASONAL) -> Floats:
+        """(1 + n_resamples,) one minus a contender's loss over that of another one."""
         values = self.figures[key][figure]
-        ours, theirs = values[BOOSTED], values[against]
+        ours, theirs = values[name], values[against]
         share: Floats = np.divide(ours, theirs, out=np.full(len(ours), np.nan), where=theirs > 0)
         return 1.0 - share
 
@@ -107,7 +107,7 @@ class Accuracy:
                 rows += [row(figure, {**params, "model": name}, v, unit) for name, v in by_figure[figure].items()]
             rows += [
                 row(f"skill_{figure}", {**params, "model": BOOSTED, "against": against},
-                    self.skill((target, horizon, vans), figure, against))
+                    self.skill((target, horizon, vans), figure, against=against))
                 for figure in ("mae", "pinball") for against in by_figure[figure] if against != BOOSTED
             ]  # fmt: skip
         for (target, horizon), by_model in self.hot.items():

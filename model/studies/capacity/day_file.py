@@ -4,8 +4,6 @@ The table is what the study writes as `days.csv`, and what it takes as `--histor
 trend, which holds 48 hours, add up from run to run.
 """
 
-from collections.abc import Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import pyarrow.csv
 
 from model.studies.capacity.day_table import COLUMNS, DayTable, merged
 from model.studies.capacity.depots import NOWHERE
-from model.studies.capacity.local_days import EPOCH, iso_day
-from model.training.own_files import Floats, Millis, check_names, numbers, present, quoted
+from model.studies.capacity.local_days import iso_day
+from model.training.own_files import Floats, check_names, dates, numbers, present
 from model.training.own_recordings import out_of_range, vehicle_codes
 from model.training.table_file import Findings, OwnDataError, TableFile, open_table
 
@@ -106,7 +104,7 @@ def read_rows(batch: pa.RecordBatch, first: int, findings: Findings) -> DayTable
         vehicle_id=np.array(vehicles_of(batch, first, findings), np.str_),
         depot=texts.get("depot", np.full(n, NOWHERE)),
         zone=texts.get("zone", np.full(n, NOWHERE)),
-        day=dates_of(batch, first, findings),
+        day=dates(batch.column("date"), "date", first, findings),
         values=values,
     )
 
@@ -126,18 +124,3 @@ def values_of(batch: pa.RecordBatch, name: str, first: int, findings: Findings) 
     limits = f"is outside [{least:g}, {most:g}] {unit}"
     findings.add(name, "range", outside + first, partial(out_of_range, values[outside], limits))
     return values
-
-
-def dates_of(batch: pa.RecordBatch, first: int, findings: Findings) -> Millis:
-    """(n,) numbers of the days in the column `date`: ISO 8601 text or dates; 0 where it is a finding."""
-    days = np.zeros(batch.num_rows, np.int64)
-    wrong: list[int] = []
-    cells: Sequence[object] = batch.column("date").to_pylist()
-    for row, cell in enumerate(cells):
-        try:
-            days[row] = ((cell if isinstance(cell, date) else date.fromisoformat(str(cell))) - EPOCH).days
-        except (ValueError, TypeError):
-            wrong.append(row)
-    rows = np.array(wrong, np.int64)
-    findings.add("date", "date", rows + first, lambda i: f"{quoted(cells[wrong[i]])} is not a date; write 2026-09-14")
-    return days

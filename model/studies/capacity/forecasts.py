@@ -72,9 +72,11 @@ class BoostedQuantiles:
         self.trees: dict[str, int] = {}
 
     def fit(self, train: Rows, calibration: Rows) -> None:
-        """Grow the trees on some days and set the interval's margin on later ones; targets are known in both."""
+        """Grow the trees on some days of two vans or more and set the margin on later ones; targets are known in both."""
         self._least = 0.0 if train.y.min() >= 0.0 else -np.inf
         judge = train.van % EVERY == 0
+        if judge.all() or not judge.any():
+            judge = train.van == train.van.min()
         for name, objective in self._objectives.items():
             fixed = {**objective, **TREES, "seed": self.plan.seed, "num_threads": self.plan.threads}
             first = grow(

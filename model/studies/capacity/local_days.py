@@ -4,15 +4,16 @@ What this module does not know: telemetry.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.own_files import EPOCH
+
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
-EPOCH = date(1970, 1, 1)
 # Offsets of a zone are looked up over these years; before and after, the first and the last one hold.
 FIRST_YEAR, LAST_YEAR = 2000, 2050
 

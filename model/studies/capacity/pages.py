@@ -120,22 +120,15 @@ def losses_table(accuracy: Accuracy, vans: str) -> str:
         if which != vans or np.isnan(by_figure["pinball"][BOOSTED][0]):
             continue
         for name in by_figure["pinball"]:
-            skill = accuracy_skill(accuracy, (target, horizon, which), name)
+            skill = shown(row("skill", {}, accuracy.skill((target, horizon, which), "pinball", name)), 2)
             figures = [shown(row(f, {}, by_figure[f][name]), 2) for f in ("pinball", "mae")]
             covered, width = shown(row("coverage", {}, by_figure["coverage"][name]), 2), by_figure["width"][name][0]
             words = where(target, horizon) if name == BOOSTED else ""
-            body.append([words, name, figures[0], skill, figures[1], covered, f"{width:,.1f}"])
+            body.append(
+                [words, name, figures[0], "0" if name == SEASONAL else skill, figures[1], covered, f"{width:,.1f}"]
+            )
     head = ("target", "forecast", "pinball", "skill", "mean absolute error", "coverage", "width")
     return table(head, body) if body else "There are none."
-
-
-def accuracy_skill(accuracy: Accuracy, key: tuple[str, int, str], name: str) -> str:
-    """Skill of one contender against the seasonal forecast."""
-    values = accuracy.figures[key]["pinball"]
-    ours, theirs = values[name], values[SEASONAL]
-    if name == SEASONAL:
-        return "0"
-    return shown(row("skill", {}, 1.0 - np.divide(ours, theirs, out=np.full(len(ours), np.nan), where=theirs > 0)), 2)
 
 
 def hot_table(accuracy: Accuracy) -> str:

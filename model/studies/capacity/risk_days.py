@@ -5,13 +5,14 @@ Quantiles are read from the histogram, so they are exact to 1/64 of a logit.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.alert_machine import FIRING, MachineLimits, advance_machines, new_machines
-from model.checkpoint import SHIPPED, load_checkpoint
+from model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
 from model.evaluation.histogram import LOWEST, N_BINS, PER_LOGIT, bin_risks
 from model.runtime import BackendUnavailableError, ModelRuntime
 from model.studies.capacity.local_days import LocalClock
@@ -21,6 +22,12 @@ Floats = NDArray[np.float64]
 
 SLOT = np.array([1])  # 0 is the dummy
 QUANTILES = (0.5, 0.95)
+
+
+@cache
+def product(folder: Path) -> Checkpoint:
+    """A model, read once in a process."""
+    return load_checkpoint(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class RiskCourse:
     """
 
     def __init__(self, clock: LocalClock, folder: Path = SHIPPED) -> None:
-        checkpoint = load_checkpoint(folder)
+        checkpoint = product(folder)
         calibration = checkpoint.calibration
         self._clock = clock
         try:

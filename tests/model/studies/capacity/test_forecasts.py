@@ -54,6 +54,17 @@ def test_trees_find_what_a_naive_forecast_does_not_see() -> None:
     assert (spread.high - spread.low)[noisy].mean() > 1.2 * (spread.high - spread.low)[test.x[:, 1] < 0.2].mean()
 
 
+@pytest.mark.parametrize("vans", [(0, 4), (1, 2)])
+def test_two_vans_are_enough(vans: tuple[int, int]) -> None:
+    """Whatever their numbers, one of them chooses how many trees there are."""
+    rng = np.random.default_rng(13)
+    rows = made_up_rows(rng, 200)
+    two = Rows(rows.x, rows.names, rows.y, np.where(rows.van % 2, *vans), rows.origin, rows.naive)
+    boosted = BoostedQuantiles(BoostingPlan(most_trees=20))
+    boosted.fit(two, made_up_rows(rng, 100))
+    assert np.isfinite(boosted.predict(two).high).all()
+
+
 def test_the_same_seed_gives_the_same_forecast() -> None:
     """Bit for bit."""
     rng = np.random.default_rng(9)
