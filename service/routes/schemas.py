@@ -168,7 +168,7 @@ class ModelInfo(BaseModel):
             "resolve_threshold": 0.17,
             "alert_rules": {"thermal_risk": {"threshold": 0.35, "resolve_threshold": 0.17, "critical_threshold": 0.7}},
             "parameters": 619795,
-            "config": {"d_model": 128, "n_layer": 4, "d_state": 64},
+            "config": {"block": "mamba1", "d_model": 128, "n_layer": 4, "d_state": 64},
             "signals": [{"name": "speed", "unit": "m/s", "minimum": 0.0, "maximum": 100.0}],
             "channels": [{"name": "speed", "unit": "m/s", "source": "speed"}],
             "bytes_per_vehicle": {

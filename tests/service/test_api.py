@@ -134,6 +134,7 @@ def test_the_model_card_states_the_bound_per_vehicle(http: httpx.Client) -> None
     """Sizes, channels with units, thresholds and provenance are served with the fingerprint of the weights."""
     card = http.get("/v1/model").json()
     assert re.fullmatch(r"[0-9a-f]{32}", card["fingerprint"])
+    assert card["config"]["block"] == "mamba1"
     assert card["bytes_per_vehicle"]["state"] == 4 * 4 * 256 * (3 + 64)
     assert [channel["name"] for channel in card["channels"]][:2] == ["speed", "acceleration"]
     assert 0 < card["resolve_threshold"] <= card["alert_threshold"] < 1
