@@ -37,7 +37,7 @@ format: $(INSTALLED)  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## Cost of a sample after 100 and after 100,000 samples of history (a minute)
-	$(BIN)/python loadtest/constant_cost.py --start-service
+	$(BIN)/python -m loadtest.constant_cost --start-service
 
 load: $(INSTALLED)  ## Run every load scenario in an open loop (two minutes, loopback only)
 	$(BIN)/python -m loadtest.run all --start-service

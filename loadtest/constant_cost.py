@@ -1,7 +1,7 @@
 """Does a sample cost the same after 100,000 samples as after 100? Streams a history over HTTP, then measures both.
 
-    python loadtest/constant_cost.py --start-service          # a minute, two cores
-    python loadtest/constant_cost.py --history 5000 --start-service
+    python -m loadtest.constant_cost --start-service          # a minute, two cores
+    python -m loadtest.constant_cost --history 5000 --start-service
 
 Two vehicles, one with 100 samples of history and one with --history, are sent single samples in turn, so that the
 machine's moods hit both alike; the figure is the median time of each and the median of their paired ratios. Loopback
@@ -12,17 +12,16 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+
+from loadtest.target import loopback, started_service
 
 START_MS = 1_700_000_000_000
 SHORT = 100
@@ -67,26 +66,6 @@ def timed(client: httpx.Client, vehicle: str, i: int) -> float:
     return elapsed
 
 
-@contextlib.contextmanager
-def started_service() -> Iterator[str]:
-    """A service of our own on a free port with a throw-away data folder."""
-    port = 18_000 + os.getpid() % 1_000
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"EMBERWATCH_PORT": str(port), "EMBERWATCH_DATA_DIR": folder}
-        process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
-                        break
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
 def measure(url: str, history: int, repeats: int) -> list[dict[str, Any]]:
     """Rows of the report."""
     with httpx.Client(base_url=url, timeout=120.0) as client:
@@ -126,14 +105,15 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=1_000, help="single samples timed on each vehicle")
     options = parser.parse_args()
-    if not options.start_service and httpx.URL(options.url).host not in {"127.0.0.1", "localhost", "::1"}:
-        raise SystemExit("load goes to this machine only")
-    source = started_service() if options.start_service else contextlib.nullcontext(options.url)
+    try:
+        source = started_service() if options.start_service else contextlib.nullcontext(loopback(options.url))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     with source as url:
         rows = measure(url, options.history, options.repeats)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     report = {"commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": "cpu",
-              "command": " ".join(["python", *sys.argv]), "rows": rows}  # fmt: skip
+              "command": " ".join(["python", "-m", "loadtest.constant_cost", *sys.argv[1:]]), "rows": rows}  # fmt: skip
     print(json.dumps(report, indent=2))
 
 
