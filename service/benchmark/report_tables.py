@@ -46,12 +46,12 @@ def read_report(path: Path) -> Report:
     return found
 
 
-def markdown(report: Report) -> str:
-    """Where it comes from, the figures, and the cost by stage."""
-    rows: list[Row] = report["rows"]
+def markdown(*reports: Report) -> str:
+    """Where they come from, the figures of all, and the cost by stage."""
+    rows: list[Row] = [row for report in reports for row in report["rows"]]
     wide = [row for row in rows if "scenario" in row["params"] and row["name"] in WIDE]
     narrow = [row for row in rows if row["name"] != STAGE and row not in wide]
-    parts = [f"`{report['command']}` (commit {report['commit']}, {report['date']}; {report['device']})"]
+    parts = [f"`{r['command']}` (commit {r['commit']}, {r['date']}; {r['device']})" for r in reports]
     parts += [scenario_table(wide)] if wide else []
     parts += [figure_table(narrow)] if narrow else []
     stages = [row for row in rows if row["name"] == STAGE]
@@ -60,16 +60,17 @@ def markdown(report: Report) -> str:
 
 
 def filled(document: Path) -> str:
-    """A document with what stands between `<!-- report FILE -->` and `<!-- /report -->` made anew from these files beside it.
+    """A document with what stands between `<!-- report FILE... -->` and `<!-- /report -->` made anew from these files beside it.
 
     Raises:
         ReportError: one of them is not a report.
     """
 
     def block(match: re.Match[str]) -> str:
-        return f"{match[1]}\n\n{markdown(read_report(document.parent / match[2]))}\n{match[3]}"
+        reports = [read_report(document.parent / name) for name in match[2].split()]
+        return f"{match[1]}\n\n{markdown(*reports)}\n{match[3]}"
 
-    return re.sub(r"(<!-- report (\S+) -->).*?(<!-- /report -->)", block, document.read_text(), flags=re.DOTALL)
+    return re.sub(r"(<!-- report ([^>]+?) -->).*?(<!-- /report -->)", block, document.read_text(), flags=re.DOTALL)
 
 
 def scenario_table(rows: Sequence[Row]) -> str:
