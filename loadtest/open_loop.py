@@ -33,7 +33,6 @@ class Lane(asyncio.Protocol):
         self._again = 0
         self._received = bytearray()
         self._waiting: asyncio.TimerHandle | None = None  # for a retry
-        self.error: LoadError | None = None
 
     @property
     def idle(self) -> bool:
@@ -95,6 +94,9 @@ class Lane(asyncio.Protocol):
             return
         head = bytes(self._received[:end]).lower()
         at = head.find(b"content-length:")
+        if at < 0:
+            self._heard.failed = LoadError(f"an answer without length: {head[:200]!r}")
+            return
         length = int(head[at + 15 :].split(b"\r\n", 1)[0])
         if len(self._received) < end + 4 + length:
             return
@@ -109,7 +111,6 @@ class Lane(asyncio.Protocol):
         try:
             done = self.van.hear(0 if first is None else first, status, body)
         except LoadError as error:
-            self.error = error
             self._heard.failed = error
             return
         while self._due and self._due[0][0] <= self.van.acknowledged:

@@ -69,16 +69,23 @@ class Watch:
             raise self.failed
 
 
-def growth(values: Sequence[float]) -> float:
-    """Median of the last quarter minus that of the second.
+def quarters(values: Sequence[float]) -> list[Sequence[float]]:
+    """Four parts of a run, of the same length; what is over belongs to the first.
 
     Raises:
-        LoadError: too few values to say.
+        LoadError: too few values for that.
     """
     n = len(values) // 4
     if n < LEAST_LOOKS // 4:
         raise LoadError(f"{len(values)} looks at the service are too few; let it run longer")
-    return statistics.median(values[-n:]) - statistics.median(values[n : 2 * n])
+    first = len(values) - 4 * n
+    return [values[: n + first], *(values[first + i * n : first + (i + 1) * n] for i in (1, 2, 3))]
+
+
+def growth(values: Sequence[float]) -> float:
+    """Median of the last quarter minus that of the second. Raises LoadError."""
+    _, second, _, last = quarters(values)
+    return statistics.median(last) - statistics.median(second)
 
 
 def capacity(url: str, samples: int) -> float:
@@ -116,6 +123,8 @@ def soak(url: str, options: argparse.Namespace) -> list[Row]:
     rows = [row("capacity", params, most, "samples/s"), row("duration", params, heard.seconds, "s")]
     for name, (words, unit) in RESOURCES.items():
         rows.append(row(words, params, watch.seen[name][-1], unit, watch.seen[name]))
+        for i, part in enumerate(quarters(watch.seen[name]), start=1):
+            rows.append(row(f"{words}_by_quarter", params | {"quarter": i}, statistics.median(part), unit, part))
         rows.append(row(f"{words}_growth", params, growth(watch.seen[name]), unit))
     rows += [
         r | {"params": r["params"] | {"scenario": "soak"}} for r in rows_of(plan, "open", vans, heard, before, after)

@@ -63,7 +63,7 @@ class Box:
     async def keep(self, request: Request, vehicle_id: str | None) -> Response:
         """The answer to samples, which are on the disk if it is 202."""
         try:
-            records = samples_of(await request.body(), vehicle_id)
+            records = samples_of(await body_of(request), vehicle_id)
             await asyncio.to_thread(self.spool.append, [orjson.dumps(record) for record in records])
         except Unspoolable as error:
             return problem(422, "invalid-sample", str(error))
@@ -112,6 +112,16 @@ def add_calls(app: FastAPI, box: Box) -> None:
         return Response(box.exposition(), media_type="text/plain; version=0.0.4")
 
 
+async def body_of(request: Request) -> bytes:
+    """The body, read no further than it may be long. Raises Unspoolable."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise Unspoolable(f"the body has more than {MOST_BYTES:,} bytes")
+    return bytes(body)
+
+
 def samples_of(body: bytes, vehicle_id: str | None) -> list[Sample]:
     """The samples of a body, each with its vehicle's id.
 
@@ -120,8 +130,6 @@ def samples_of(body: bytes, vehicle_id: str | None) -> list[Sample]:
     Raises:
         Unspoolable: with the number of the sample and the field.
     """
-    if len(body) > MOST_BYTES:
-        raise Unspoolable(f"the body has {len(body):,} bytes, at most {MOST_BYTES:,} are taken")
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -94,6 +94,7 @@ def test_a_full_box_says_so_and_bad_samples_are_named(tmp_path: Path) -> None:
             (orjson.dumps([good, {"ts": True, "signals": {}}]), "sample 1, ts"),
             (orjson.dumps([good, {"ts": START_MS}]), "sample 1, signals"),
             (orjson.dumps([good, 3]), "sample 1 is not an object"),
+            (b" " * 4_194_305, "more than 4,194,304 bytes"),
         ):
             answer = box.post(path, content=body)
             assert answer.status_code == 422
