@@ -34,3 +34,16 @@ def test_every_load_scenario_is_reported_with_nothing_lost() -> None:
     for name in ("throughput", "latency_p50", "latency_p99", "latency_p99_9", "server_cpu_per_sample", "stage_time"):
         told = {(r["params"]["driver"], r["params"]["scenario"]) for r in rows if r["name"] == name}
         assert told == set(lost), name
+
+
+def test_the_readme_quotes_the_open_loop_report() -> None:
+    """Load, processor time and command of each scenario."""
+    report = read_report(DOCS / "load" / "open.json")
+    (line,) = [
+        line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith("| five load scenarios")
+    ]
+    assert report["command"].partition(" --report")[0] in line
+    figures = {(r["params"]["scenario"], r["name"]): r["value"] for r in report["rows"]}
+    for scenario in ("steady", "rush", "storm", "backfill", "hot"):
+        load, spent = figures[scenario, "offered_load"], figures[scenario, "server_cpu_per_sample"]
+        assert f"`{scenario}` {load:,.0f} samples/s at {spent:,.0f} us" in line
