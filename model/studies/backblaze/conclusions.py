@@ -77,7 +77,8 @@ def _days(found: Findings) -> str:
     return (
         f"**Days to failure.** With at most {drives.n_days - cut_day(drives, found.config) - 1} days left, one and the same "
         f"number for every drive is within {constant[0]:.2f} days on average; ahead of that: {against}. A mean absolute error "
-        "below the published one is no better result, it is a shorter span; R2 can be read without that."
+        "below the published one is no better result, it is a shorter span; R2, which measures against the spread of the days, "
+        "is the one to read."
     )
 
 
@@ -90,7 +91,8 @@ def _time(found: Findings) -> str:
     return (
         f"**Time and chance.** One cut, one test period, one seed of the networks ({found.config.seed}). Failures come in "
         f"clusters: {per_day.max()} of {len(late)} on one day. Another period may rank the learners differently, and so may "
-        "another seed; the intervals hold neither."
+        f"another seed; the intervals hold neither. Every network had {found.config.steps} steps with every loss, so one that "
+        "learns slowly may look worse than it is."
     )
 
 

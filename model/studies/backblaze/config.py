@@ -20,7 +20,7 @@ class BackblazeConfig:
     seed: int = 0  # of the choice of drives, folds, initial weights and draws
     horizon_days: int = 7  # a day is positive when the drive fails on it or on one of the six that follow
     drive_model: str | None = None  # one drive model only; None: all together
-    healthy: int = 2_000  # drives without a failure that are kept, drawn at random
+    healthy: int = 2_000  # drives without a failure that are kept; each takes 16 kB of memory per contender
     cut: float = 0.5  # share of the days that lie before the test period
     folds: int = 5  # of the drives: one is tested, one validates, the rest train, in turn
     negatives: float = 10.0  # training days without a failure ahead for each one with, chosen by k-means
