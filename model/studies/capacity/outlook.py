@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.studies.capacity.depot_sums import Sums, multiple_of, sums_of
+from model.studies.capacity.depot_sums import Sums, depot_numbers, multiple_of, one_group, sums_of
 from model.studies.capacity.forecasts import BoostedQuantiles, BoostingPlan, Spread
-from model.studies.capacity.judged import Split
+from model.studies.capacity.judged import HORIZONS, Split
 from model.studies.capacity.panel import Panel, Rows, rows_of
+
+FLEET = "fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,38 @@ class Outlook:
         """Sums over groups (n_vans,), and the multiple of their scale that the depots' past sums give."""
         multiple = multiple_of(sums_of(self.calibration, self.calibration_spread, depot), coverage)
         return sums_of(self.rows, self.spread, group), multiple
+
+
+@dataclass(frozen=True, slots=True)
+class DepotEnergy:
+    """What will be charged at one depot, or at all of them (`FLEET`), kWh."""
+
+    horizon: int
+    depot: str
+    vans: int
+    mean: float
+    low: float
+    high: float
+
+
+def depot_energy(panel: Panel, outlooks: Mapping[tuple[str, int], Outlook], coverage: float) -> list[DepotEnergy]:
+    """By horizon, the depots and then the fleet."""
+    depot, names = depot_numbers(panel)
+    found = []
+    for horizon in HORIZONS:
+        outlook = outlooks.get(("depot_kwh", horizon))
+        if outlook is None:
+            continue
+        for group, labels in ((depot, names), (one_group(panel), [FLEET])):
+            sums, multiple = outlook.sums(group, depot, coverage)
+            low, high = sums.interval(multiple)
+            found += [
+                DepotEnergy(
+                    horizon, labels[sums.group[i]], int(sums.vans[i]), *map(float, (sums.mean[i], low[i], high[i]))
+                )
+                for i in range(len(sums.group))
+            ]
+    return found
 
 
 def look_ahead(

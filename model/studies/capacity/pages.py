@@ -9,11 +9,10 @@ from model.evaluation.tables import shown, table
 from model.studies.capacity.accuracy import AHEAD, HOT, TITLES, Accuracy, where
 from model.studies.capacity.day_sums import CHARGE_PERCENT, HOLD_MS, MOTOR_BANDS_C, PACK_BANDS_C
 from model.studies.capacity.day_table import DayTable
-from model.studies.capacity.depot_sums import depot_numbers, one_group
 from model.studies.capacity.fleet_days import fleet_days
 from model.studies.capacity.judged import BOOSTED, HORIZONS, HOT_MINUTES, SEASONAL
 from model.studies.capacity.local_days import iso_day
-from model.studies.capacity.outlook import Outlook
+from model.studies.capacity.outlook import FLEET, Outlook, depot_energy
 from model.studies.capacity.panel import Panel
 from model.studies.capacity.plots import plot_days, plot_depots, plot_fleet, plot_skill
 from model.studies.report import Section
@@ -30,22 +29,13 @@ def spread_cell(mean: float, low: float, high: float) -> str:
 
 def depot_section(panel: Panel, days: DayTable, outlooks: Outlooks, coverage: float) -> Section:
     """Energy that each depot and the fleet will be asked for."""
-    depot, names = depot_numbers(panel)
     cells: dict[str, dict[int, str]] = {}
     vans: dict[str, int] = {}
-    for horizon in HORIZONS:
-        outlook = outlooks.get(("depot_kwh", horizon))
-        if outlook is None:
-            continue
-        for group, labels in ((depot, names), (one_group(panel), ["**fleet**"])):
-            sums, multiple = outlook.sums(group, depot, coverage)
-            low, high = sums.interval(multiple)
-            for i, member in enumerate(sums.group):
-                label = labels[member]
-                cells.setdefault(label, {})[horizon] = spread_cell(sums.mean[i], low[i], high[i])
-                vans[label] = int(sums.vans[i])
+    for one in depot_energy(panel, outlooks, coverage):
+        cells.setdefault(one.depot, {})[one.horizon] = spread_cell(one.mean, one.low, one.high)
+        vans[one.depot] = one.vans
     last = panel.first_day + panel.n_days - 1
-    silent = len(panel.vehicle_ids) - vans.get("**fleet**", 0)
+    silent = len(panel.vehicle_ids) - vans.get(FLEET, 0)
     text = (
         f"Energy charged at home, kWh into the packs, with {100 * coverage:.0f} % intervals, from the evening of "
         f"{iso_day(last)}: for {iso_day(last + 1)}, and for the seven days to {iso_day(last + 7)}. A depot is where its vans "
@@ -57,8 +47,8 @@ def depot_section(panel: Panel, days: DayTable, outlooks: Outlooks, coverage: fl
         )
     head = ("depot", "vans", "next day, kWh", "next seven days, kWh")
     body = [(name, str(vans[name]), *(cell.get(h, "-") for h in HORIZONS)) for name, cell in cells.items()]
-    plots = [plot_depots(panel, outlooks, coverage), plot_days(days)] if cells else [plot_days(days)]
-    return Section("What the depots need", f"{text}\n\n{table(head, body)}", plots)
+    plots = [plot_depots(panel, outlooks["depot_kwh", 1], coverage)] if ("depot_kwh", 1) in outlooks else []
+    return Section("What the depots need", f"{text}\n\n{table(head, body)}", [*plots, plot_days(days)])
 
 
 def hot_section(panel: Panel, outlooks: Outlooks, coverage: float) -> Section:

@@ -1,7 +1,5 @@
 """The report's plots."""
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -20,10 +18,10 @@ from model.studies.report import Plot
 GREY, BAND = "#868e96", "#b2f2bb"
 
 
-def plot_depots(panel: Panel, outlooks: Mapping[tuple[str, int], Outlook], coverage: float) -> Plot:
+def plot_depots(panel: Panel, outlook: Outlook, coverage: float) -> Plot:
     """Each depot's energy of the next day."""
     depot, names = depot_numbers(panel)
-    sums, multiple = outlooks["depot_kwh", 1].sums(depot, depot, coverage)
+    sums, multiple = outlook.sums(depot, depot, coverage)
     low, high = sums.interval(multiple)
     places = np.arange(len(sums.group))
     figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.28 * len(places)))

@@ -10,16 +10,15 @@ import numpy as np
 import torch
 
 from model.evaluation.bootstrap import RESAMPLES, SEED, resample_weights
-from model.evaluation.figure_row import Row, count_row, row
+from model.evaluation.figure_row import Row, count_row, number
 from model.studies.capacity.accuracy import Accuracy, accuracy_of
 from model.studies.capacity.day_file import read_history, read_packs, write_days
 from model.studies.capacity.day_table import DayTable, merged, table_of
-from model.studies.capacity.depot_sums import depot_numbers, one_group
 from model.studies.capacity.fleet_days import write_fleet_days
 from model.studies.capacity.forecasts import BoostingPlan
 from model.studies.capacity.judged import HORIZONS, TARGETS, Split, new_vans, split_days
 from model.studies.capacity.local_days import civil, iso_day
-from model.studies.capacity.outlook import Outlook, look_ahead
+from model.studies.capacity.outlook import FLEET, Outlook, depot_energy, look_ahead
 from model.studies.capacity.pages import accuracy_section, days_section, depot_section, hot_section, notes_section
 from model.studies.capacity.panel import Panel, panel_of
 from model.studies.capacity.recorded_days import read_days
@@ -222,33 +221,26 @@ def summary(
             f"{100 * settings.coverage:.0f} % intervals, against the same weekday last week and two other forecasts without learning."
         )
     ]
-    depot = depot_numbers(panel)[0]
-    for horizon, words in ((1, "Tomorrow"), (7, "The next seven days")):
-        outlook = outlooks.get(("depot_kwh", horizon))
-        if outlook is not None:
-            sums, multiple = outlook.sums(one_group(panel), depot, settings.coverage)
-            low, high = sums.interval(multiple)
-            parts.append(f"{words} the depots are asked for {sums.mean[0]:,.0f} kWh ({low[0]:,.0f} to {high[0]:,.0f}).")
+    for one in depot_energy(panel, outlooks, settings.coverage):
+        if one.depot == FLEET:
+            words = "Tomorrow" if one.horizon == 1 else "Over the next seven days"
+            parts.append(f"{words} the depots are asked for {one.mean:,.0f} kWh ({one.low:,.0f} to {one.high:,.0f}).")
     parts += accuracy.in_words()
     return " ".join(parts)
 
 
 def outlook_rows(panel: Panel, outlooks: Mapping[tuple[str, int], Outlook], coverage: float) -> list[Row]:
-    """The depots' energy ahead as rows."""
-    rows = []
-    depot, names = depot_numbers(panel)
-    for horizon in HORIZONS:
-        outlook = outlooks.get(("depot_kwh", horizon))
-        if outlook is None:
-            continue
-        for group, labels in ((one_group(panel), ["fleet"]), (depot, names)):
-            sums, multiple = outlook.sums(group, depot, coverage)
-            low, high = sums.interval(multiple)
-            for i, member in enumerate(sums.group):
-                params = {"horizon_days": horizon, "depot": labels[member], "vans": int(sums.vans[i])}
-                rows.append(row("forecast_depot_energy", params, np.array([sums.mean[i], low[i], high[i]]), "kWh"))
-                rows[-1] |= {"lo": round(float(low[i]), 3), "hi": round(float(high[i]), 3)}
-    return rows
+    """The depots' energy ahead as rows; lo and hi are those of the forecast's interval."""
+    return [
+        count_row(
+            "forecast_depot_energy",
+            {"horizon_days": one.horizon, "depot": one.depot, "vans": one.vans},
+            one.mean,
+            "kWh",
+        )
+        | {"lo": number(one.low), "hi": number(one.high)}
+        for one in depot_energy(panel, outlooks, coverage)
+    ]
 
 
 def day_rows(table: DayTable) -> list[Row]:

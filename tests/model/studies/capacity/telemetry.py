@@ -92,8 +92,7 @@ def counted_days(ts_ms: Millis, signals: Floats, zone: ZoneInfo) -> dict[date, D
     sample = np.searchsorted(times, seconds, side="right") - 1
     heard = seconds - times[sample] < HOLD_MS
     standing: dict[int, Floats] = {i: stands(times, values[:, i], seconds) for i in range(HELD)}
-    for place, when in enumerate(dict.fromkeys(dates)):
-        del place
+    for when in dict.fromkeys(dates):
         day, today = days[when], np.array([dates[k] == when for k in range(len(dates))])[sample]
         day.covered_s = float((heard & today).sum())
         for i in range(HELD):
