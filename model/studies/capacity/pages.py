@@ -167,7 +167,7 @@ def days_section(days: DayTable) -> Section:
         value = columns[name][i]
         if np.isnan(value):
             return "-"
-        return f"{value:.4f}" if name.startswith("risk") else f"{value:,.0f}"
+        return f"{value:.2g}" if name.startswith("risk") else f"{value:,.0f}"
 
     body = [[iso_day(numbers[i]), *(cell(name, i) for name in names)] for i in range(len(numbers))][-SHOWN_DAYS:]
     text = (
