@@ -84,7 +84,11 @@ class Judged:
 
 
 def parts_of(drives: Drives, fold: Fold, config: BackblazeConfig) -> tuple[Part, Part, Part]:
-    """Training, validation and test drives, normalised by what was known of the training drives before the cut."""
+    """Training, validation and test drives, normalised by what was known of the training drives before the cut.
+
+    Raises:
+        ValueError: nothing to learn from, or nothing to choose by.
+    """
     cut = cut_day(drives, config)
     train = drives.take(fold.train)
     normaliser = fit_normaliser(train, cut, config.shrink_rows)
@@ -96,6 +100,12 @@ def parts_of(drives: Drives, fold: Fold, config: BackblazeConfig) -> tuple[Part,
     ):
         counted = part.counted(config.horizon_days, start, end)
         parts.append(Part(part, normaliser(part), part.label(config.horizon_days), counted))
+    for name, one in zip(("training", "validation"), parts, strict=False):
+        if not one.label[one.counted].any() or one.label[one.counted].all():
+            raise ValueError(
+                f"the {name} drives of a fold have no counted day of one kind, with or without a failure within "
+                f"{config.horizon_days} days; take more data, all drive models, or fewer folds"
+            )
     return parts[0], parts[1], parts[2]
 
 

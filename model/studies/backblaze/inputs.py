@@ -118,10 +118,11 @@ def undersampled(z: Singles, label: Bools, counted: Bools, config: BackblazeConf
     if len(negative) <= keep:
         return counted
     points = np.nan_to_num(z[negative]).astype(np.float64)
-    _, cluster = kmeans2(points, config.clusters, minit="++", missing="warn", rng=np.random.default_rng(config.seed))
+    clusters = min(config.clusters, keep)
+    _, cluster = kmeans2(points, clusters, minit="++", missing="warn", rng=np.random.default_rng(config.seed))
     rng = np.random.default_rng((config.seed, 1))
     chosen = positive.copy()
-    for k in range(config.clusters):
+    for k in range(clusters):
         of_cluster = np.flatnonzero(cluster == k)
         take = min(len(of_cluster), max(round(keep * len(of_cluster) / len(negative)), 1))
         chosen[negative[rng.choice(of_cluster, take, replace=False)]] = True

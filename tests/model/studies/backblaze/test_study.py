@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from model.baselines.stateful_training import stream
 from model.studies.backblaze import config as configuration
+from model.studies.backblaze.classification import parts_of
 from model.studies.backblaze.config import BackblazeConfig
 from model.studies.backblaze.drives import NO_FAILURE, Drives, Seen
 from model.studies.backblaze.inputs import fit_normaliser, panel, rolling, rolling_names, undersampled
@@ -84,6 +85,14 @@ def test_too_few_failures_or_days_are_refused(tmp_path: Path) -> None:
         next(folds(drives, replace(TINY, folds=10)))
     with pytest.raises(ValueError, match="24 days are too few"):
         next(folds(drives, replace(TINY, horizon_days=7)))
+
+
+def test_a_fold_without_a_positive_day_is_refused() -> None:
+    """Its drives fail before the cut, but were first seen too late for a day that counts."""
+    failing = [[5]] * 3 + [[11]] * 3
+    drives = drives_of([*failing, *[list(range(12))] * 6], [5] * 3 + [11] * 3 + [NO_FAILURE] * 6, 12)
+    with pytest.raises(ValueError, match="the training drives of a fold have no counted day of one kind"):
+        parts_of(drives, next(folds(drives, TINY)), TINY)
 
 
 def test_normalising_knows_nothing_of_later_days() -> None:
