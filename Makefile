@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## Run the service with a live simulated fleet; Ctrl-C stops
 	@exec $(BIN)/emberwatch demo
 
 test: $(INSTALLED) programs  ## Run every test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -p tests.two_processes --numprocesses 2 --dist loadscope
 
 test-gpu: $(INSTALLED)  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

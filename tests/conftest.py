@@ -1,27 +1,19 @@
-"""What every test shares: GPU tests are skipped aloud where there is no GPU, and real data is found or missed aloud.
-
-`make test` runs two processes. Tests that start several programs at once (chaos, e2e, contract) wait more than they work: they go
-one after another in one of the two, and the others file by file in the other.
-"""
+"""What every test shares: GPU tests are skipped aloud where there is no GPU, and real data is found or missed aloud."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle threads of two processes would spin on the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle threads of several processes would spin on the same cores
 
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
-MANY_PROGRAMS = ("chaos", "contract", "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what runs together; skip GPU tests without a device, and say how to run them."""
-    for item in items:
-        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group("programs" if folder in MANY_PROGRAMS else str(item.path)))
+    """Skip GPU tests without a device, and say how to run them."""
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device; run `make test-gpu` on a machine that has one")
