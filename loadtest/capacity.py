@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from loadtest.worker_simulation import Worker, closed_loop, open_loop
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 MEASURED = PAGE.with_suffix("")
-STEADY = PAGE.parent / "load" / "locust-steady.json"
+STEADY = tuple(PAGE.parent / "load" / name for name in ("locust-steady.json", "open.json"))
 PERIOD_S = 5.0  # a van's sample
 USED = 0.7  # of a core, a shard or a GPU, at the busiest
 SHARD_GB = 32.0  # memory of one Redis primary; half as much again is left to copy-on-write and replicas' buffers
@@ -211,21 +212,23 @@ class Check:
         return self.predicted_us / self.measured_us
 
 
-def checks(of: Costs, folder: Path = MEASURED, steady: Path = STEADY) -> list[Check]:
+def checks(of: Costs, folder: Path = MEASURED, steady: Sequence[Path] = STEADY) -> list[Check]:
     """Processor time of a sample, simulated and measured, at sizes of which the fit knows nothing.
 
-    `steady`: the report of the scenario of that name, in which the service had time enough and vans posted one by one.
+    `steady`: reports with the scenario of that name, in which the service had time enough and vans posted one by one.
     """
     found = []
     for n in CHECKED:
-        rows = n / math.ceil(n / of.worker.max_batch)  # more than one step takes at once is cut into equal parts
-        predicted = of.worker.per_batch_us / rows + of.worker.per_row_us
+        size = n / math.ceil(n / of.worker.max_batch)  # more than one step takes at once is cut into equal parts
+        predicted = of.worker.per_batch_us / size + of.worker.per_row_us
         found.append(Check(f"batches of {n}", predicted, value(read(n, folder), "server_cpu_per_sample")))
     for n in (SMALL, CHECKED[0]):
         measured = value(read(n, folder), "server_cpu_per_single_post")
         found.append(Check(f"single posts on {n} connections", closed_loop(of.worker, n).cpu_us, measured))
-    rate, measured = (value(json.loads(steady.read_text()), name) for name in ("offered_load", "server_cpu_per_sample"))
-    found.append(Check(f"{rate:,.0f} single posts/s", open_loop(of.worker, rate, 4_000).cpu_us, measured))
+    for path in steady:
+        rows = [row for row in json.loads(path.read_text())["rows"] if row["params"]["scenario"] == "steady"]
+        rate, measured = (value({"rows": rows}, name) for name in ("offered_load", "server_cpu_per_sample"))
+        found.append(Check(f"{rate:,.0f} single posts/s", open_loop(of.worker, rate, 4_000).cpu_us, measured))
     return found
 
 
