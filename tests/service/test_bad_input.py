@@ -19,12 +19,18 @@ def untouched(http: httpx.Client, vehicle: str) -> Callable[[], None]:
     """A vehicle with ten samples, and a check that status and state are bit for bit what they were."""
     for i in range(10):
         http.post(f"/v1/vehicles/{vehicle}/telemetry", json=sample(i)).raise_for_status()
-    before = http.get(f"/v1/vehicles/{vehicle}").json()
+
+    def status() -> dict[str, Any]:
+        told: dict[str, Any] = http.get(f"/v1/vehicles/{vehicle}").json()
+        del told["stored_bytes"]  # a snapshot may be written in the background meanwhile
+        return told
+
+    before = status()
     state = http.get(f"/v1/vehicles/{vehicle}/state")
 
     def check() -> None:
         now = http.get(f"/v1/vehicles/{vehicle}/state")
-        assert http.get(f"/v1/vehicles/{vehicle}").json() == before
+        assert status() == before
         assert now.content == state.content
         assert now.headers["ETag"] == state.headers["ETag"]
 
