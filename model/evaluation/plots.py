@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from model.evaluation.drawing import colour, legend, save
+from model.drawing import colour, legend, save
 from model.evaluation.evaluate import Evaluation, Judged
 from model.evaluation.examples import Example
 from model.evaluation.histogram import PER_LOGIT, bin_risks

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from model.drawing import save
 from model.fleet.fit import PackFit, TripResult
 
 BEGIN = "<!-- fit: written by python -m model.fleet.fit -->"
 END = "<!-- end of fit -->"
 SHIPPED = 2  # the rotation whose parameters the simulator uses
 
-mpl.rcParams.update(
-    {"svg.hashsalt": "emberwatch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-)
 PALETTE = {"measured": "#30363d", "model": "#d9480f", "constant": "#868e96"}
 
 
@@ -172,7 +165,7 @@ def _draw_errors(fit: PackFit, path: Path) -> None:
     axis.set_ylabel("RMSE, K")
     axis.set_xlabel("held-out trip")
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_trips(fit: PackFit, path: Path) -> None:
@@ -184,7 +177,7 @@ def _draw_trips(fit: PackFit, path: Path) -> None:
         axis.set_title(f"{rank}: {trip.recording.name}, {trip.rmse_k:.2f} K", fontsize=9)
     axes[0].set_ylabel("pack, degC")
     axes[0].legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_others(leaf: PackFit, cell: PackFit, path: Path) -> None:
@@ -196,7 +189,7 @@ def _draw_others(leaf: PackFit, cell: PackFit, path: Path) -> None:
         axis.set_title(f"{name}, {trip.rmse_k:.2f} K", fontsize=9)
     axes[0].set_ylabel("degC")
     axes[-1].legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_temperature(axis: Axes, trip: TripResult) -> None:
@@ -205,8 +198,3 @@ def _draw_temperature(axis: Axes, trip: TripResult) -> None:
     axis.plot(minutes, trip.recording.temperature_c[::every], color=PALETTE["measured"], linewidth=1, label="measured")
     axis.plot(minutes, trip.predicted_c[::every], color=PALETTE["model"], linewidth=1.2, label="model")
     axis.set_xlabel("minutes")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)

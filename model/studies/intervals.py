@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from model.evaluation.drawing import colour, legend
+from model.drawing import colour, legend
 from model.evaluation.figure_row import row
 from model.studies.contest import Contest
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from model.drawing import save
 from model.evaluation.document import provenance, write_json
-from model.evaluation.drawing import save
 from model.evaluation.figure_row import Row
 from model.evaluation.tables import table
 from model.studies.contest import Contest

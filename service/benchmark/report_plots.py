@@ -4,18 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
+from model.drawing import save
 from service.benchmark.report_tables import STAGE, STAGES, Report, of
 
-mpl.rcParams.update(
-    {"svg.hashsalt": "emberwatch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-)
 SHADES = ("#ffd8a8", "#ff922b", "#d9480f")
 COLOURS = ("#1971c2", "#1098ad", "#2f9e44", "#d9480f", "#7048e8", "#868e96", "#212529")
 
@@ -72,10 +65,3 @@ def draw_stages(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     axes.set_xlabel("microseconds of a stage per sample (wall clock: what waits for the store counts)")
     axes.legend(frameon=False, fontsize=8, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.45, 1.25))
     return save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Without a date, so that the same figures give the same file."""
-    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    plt.close(figure)
-    return path

@@ -3,8 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from model.drawing import colour, legend
 from model.evaluation.bootstrap import interval
-from model.evaluation.drawing import colour, legend
 from model.studies.capacity.accuracy import AHEAD, TITLES, Accuracy
 from model.studies.capacity.day_table import DayTable
 from model.studies.capacity.depot_sums import depot_numbers

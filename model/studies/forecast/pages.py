@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.evaluation.drawing import colour, legend
+from model.drawing import colour, legend
 from model.evaluation.figure_row import Row, count_row, row
 from model.evaluation.tables import shown, table
 from model.studies.contest import Contest
