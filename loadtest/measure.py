@@ -1,5 +1,6 @@
 """What was heard, as rows of the report format that `emberwatch bench` has too."""
 
+import json
 import os
 import platform
 import shlex
@@ -150,3 +151,12 @@ def report(rows: list[Row]) -> Row:
         "correct": True,
         "rows": rows,
     }
+
+
+def write_report(rows: list[Row], file: Path | None) -> None:
+    """The rows as a report, into a file or to standard output."""
+    text = json.dumps(report(rows), indent=2) + "\n"
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text)

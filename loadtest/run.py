@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.measure import Row, report, rows_of
+from loadtest.measure import Row, rows_of, write_report
 from loadtest.open_loop import drive
 from loadtest.scenarios import SCENARIOS, Plan, Size
 from loadtest.target import loopback, scrape, started_service
@@ -120,11 +120,7 @@ def main() -> None:
             print(f"{name}: nothing lost", file=sys.stderr)
     except (LoadError, OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
         raise SystemExit(f"loadtest: {error}") from error
-    text = json.dumps(report(rows), indent=2) + "\n"
-    if options.report is None:
-        sys.stdout.write(text)
-    else:
-        options.report.write_text(text)
+    write_report(rows, options.report)
 
 
 if __name__ == "__main__":

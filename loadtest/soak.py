@@ -11,7 +11,6 @@ the run is at most so much above that of the second quarter. Stops by itself; ex
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.measure import Row, report, row, rows_of
+from loadtest.measure import Row, row, rows_of, write_report
 from loadtest.open_loop import drive
 from loadtest.run import warm_up
 from loadtest.scenarios import Event, Plan, Size, steady
@@ -160,11 +159,7 @@ def main() -> None:
             rows = soak(target, options)
     except (LoadError, OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
         raise SystemExit(f"loadtest: {error}") from error
-    text = json.dumps(report(rows), indent=2) + "\n"
-    if options.report is None:
-        sys.stdout.write(text)
-    else:
-        options.report.write_text(text)
+    write_report(rows, options.report)
 
 
 if __name__ == "__main__":
