@@ -17,8 +17,9 @@ from kernels.weights import NetworkWeights
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "reference", "cpu", "cuda")
-COMPILED = ("cpu", "cuda")  # their kernels were written for Mamba-1
+BACKENDS = ("auto", "reference", "cpu", "cuda", "cuda-bf16")
+ON_CUDA = ("cuda", "cuda-bf16")
+COMPILED = ("cpu", "cuda", "cuda-bf16")  # their kernels were written for Mamba-1
 
 
 class BackendUnavailableError(RuntimeError):
@@ -134,9 +135,9 @@ def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
             f"backend {name!r} computes Mamba-1 blocks, this model's are {block}. Use --backend reference, which serves "
             "both, or auto."
         )
-    if name == "cuda" and not torch.cuda.is_available():
+    if name in ON_CUDA and not torch.cuda.is_available():
         raise BackendUnavailableError(
-            "backend 'cuda' needs a CUDA device and a CUDA build of torch; "
+            f"backend {name!r} needs a CUDA device and a CUDA build of torch; "
             f"torch {torch.__version__} sees none. Use --backend reference or auto."
         )
     missing = missing_for_cpu()
@@ -145,7 +146,7 @@ def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
     if name == "auto":
         name = _best_backend(missing, block)
         logger.info("backend auto chose %s (torch %s)", name, torch.__version__)
-    return name, torch.device("cuda" if name == "cuda" else "cpu")
+    return name, torch.device("cuda" if name in ON_CUDA else "cpu")
 
 
 def _best_backend(missing: str | None, block: BlockKind) -> str:
@@ -167,7 +168,8 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
     """The backend called `name`, with its own fp32 copy of the weights on its device.
 
     `cpu` is the C++ kernel, `cuda` the CUDA kernels. Where the device, the network or a missing package does not let them
-    run, `cuda` is the reference maths in plain torch on the device, with a warning that says why.
+    run, `cuda` is the reference maths in plain torch on the device, with a warning that says why. `cuda-bf16` rounds the
+    projections' weights to bf16, in steps and scans alike, and never runs in plain torch.
 
     Raises:
         BackendUnavailableError: it cannot run here.
@@ -178,9 +180,11 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
         backend = CpuBackend(config, weights)
         logger.info("backend cpu runs %s on %d threads", backend.isa, backend.threads)
         return backend
-    if name == "cuda":
+    if name in ON_CUDA:
         missing = missing_for_cuda(config)
         if missing is None:
-            return CudaBackend(config, weights, device)
+            return CudaBackend(config, weights, device, bf16=name == "cuda-bf16")
+        if name == "cuda-bf16":
+            raise BackendUnavailableError(f"backend {name!r}: {missing}. Use --backend cuda, reference or auto.")
         logger.warning("backend cuda runs in plain torch, which is far slower: %s", missing)
     return TorchBackend(name, config, weights.to(device=device, dtype=torch.float32), device)

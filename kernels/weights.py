@@ -1,7 +1,7 @@
 """The network's tensors, named as in `mamba_ssm.Mamba` and `mamba_ssm.Mamba2`, independent of torch.nn."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import torch
@@ -79,6 +79,49 @@ class NetworkWeights:
 
         rest = {f.name: move(getattr(self, f.name)) for f in fields(NetworkWeights) if f.name != "blocks"}
         return NetworkWeights(blocks=tuple(map(move_block, self.blocks)), **rest)
+
+    def with_norms_folded(self) -> "NetworkWeights":
+        """The same function: each norm's weight multiplied into the projection behind it, and 1 in its place.
+
+        Raises:
+            ValueError: the blocks are not Mamba-1's.
+        """
+        blocks = tuple(
+            replace(block, in_proj=block.in_proj * block.norm, norm=torch.ones_like(block.norm))
+            for block in self.mamba1_blocks()
+        )
+        return replace(
+            self,
+            blocks=blocks,
+            norm_f=torch.ones_like(self.norm_f),
+            risk_head=self.risk_head * self.norm_f,
+            forecast_head=self.forecast_head * self.norm_f,
+        )
+
+    def with_bf16_projections(self) -> "NetworkWeights":
+        """Norms folded, then embedding, in_proj, x_proj, out_proj and heads as bf16 holds them, in the dtype they had.
+
+        Raises:
+            ValueError: the blocks are not Mamba-1's.
+        """
+
+        def rounded(tensor: Tensor) -> Tensor:
+            return tensor.to(torch.bfloat16).to(tensor.dtype)
+
+        folded = self.with_norms_folded()
+        blocks = tuple(
+            replace(
+                block, in_proj=rounded(block.in_proj), x_proj=rounded(block.x_proj), out_proj=rounded(block.out_proj)
+            )
+            for block in folded.mamba1_blocks()
+        )
+        return replace(
+            folded,
+            blocks=blocks,
+            embedding=rounded(self.embedding),
+            risk_head=rounded(folded.risk_head),
+            forecast_head=rounded(folded.forecast_head),
+        )
 
 
 def random_weights(config: MambaConfig) -> NetworkWeights:

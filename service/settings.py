@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     partitions: int = Field(16, ge=1, le=16_384, description="fixed for a data set: vehicles are spread over so many")
     store_timeout_s: float = Field(5.0, gt=0, description="longest wait for one store call, seconds")
     checkpoint: Path = Field(SHIPPED, description="folder of the model")
-    backend: Literal["auto", "reference", "cpu", "cuda"] = Field("auto", description="who computes the step")
+    backend: Literal["auto", "reference", "cpu", "cuda", "cuda-bf16"] = Field(
+        "auto", description="who computes the step"
+    )
     # the state engine
     state_memory_bytes: int = Field(
         536_870_912, ge=1_048_576, description="memory for the states of vehicles in the cache; 278 kB each"

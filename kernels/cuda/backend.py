@@ -43,16 +43,17 @@ def missing_for_cuda(config: MambaConfig) -> str | None:
 class CudaBackend:
     """See `kernels.backend.Backend`. One stream at a time: the pool is updated in place."""
 
-    name = "cuda"
-
     def __init__(
         self, config: MambaConfig, weights: NetworkWeights, device: torch.device, *, bf16: bool = False
     ) -> None:
-        """`bf16` rounds the projections' weights in the step; states stay fp32.
+        """`bf16` rounds the projections' weights, for steps and scans alike; states and sums stay fp32.
 
         Raises:
             StepPlanError: the network does not fit the kernel.
         """
+        if bf16:
+            weights = weights.with_bf16_projections()
+        self.name = "cuda-bf16" if bf16 else "cuda"
         self.device = device
         self._config = config
         self._weights = weights.to(device=device, dtype=torch.float32)

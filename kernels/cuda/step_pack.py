@@ -18,7 +18,7 @@ def pack_step_weights(plan: StepPlan, weights: NetworkWeights) -> tuple[Tensor, 
     The norms' weights are folded into the projections behind them, and A is kept as -exp(A_log) * log2(e), both in
     float64, so that packing costs one rounding.
     """
-    weights = weights.to(device=torch.device("cpu"), dtype=torch.float64)
+    weights = weights.to(device=torch.device("cpu"), dtype=torch.float64).with_norms_folded()
     fragments = torch.cat([part.flatten() for part in _fragments(plan, weights)])
     tables = torch.cat([part.flatten() for part in _tables(plan, weights)])
     return fragments.to(torch.bfloat16 if plan.bf16 else torch.float32), tables.to(torch.float32)
@@ -26,7 +26,7 @@ def pack_step_weights(plan: StepPlan, weights: NetworkWeights) -> tuple[Tensor, 
 
 def _fragments(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
     yield _product(plan, weights.embedding, plan.model // 16, plan.input_steps, 1)
-    heads = torch.cat((weights.forecast_head, weights.risk_head)) * weights.norm_f
+    heads = torch.cat((weights.forecast_head, weights.risk_head))
     yield _product(plan, heads, plan.head_tiles, plan.model // 16, plan.split_heads)
     for block in weights.mamba1_blocks():
         for rank in range(plan.ranks):
@@ -35,7 +35,7 @@ def _fragments(plan: StepPlan, weights: NetworkWeights) -> Iterator[Tensor]:
 
 def _layer(plan: StepPlan, block: BlockWeights, rank: int) -> Iterator[Tensor]:
     config, own = plan.config, plan.own
-    in_proj = torch.cat([_own(plan, half, rank) for half in (block.in_proj * block.norm).chunk(2)])
+    in_proj = torch.cat([_own(plan, half, rank) for half in block.in_proj.chunk(2)])
     yield _product(plan, in_proj, 2 * own // 16, plan.model // 16, plan.split_in)
     dt, B, C = block.x_proj.split((config.dt_rank, config.d_state, config.d_state))
     x_proj = torch.cat((_pad(dt, plan.rank_padded), _pad(B, plan.states), _pad(C, plan.states)))

@@ -29,7 +29,7 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded store.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
     keys_file: Annotated[Path | None, typer.Option(help="File of API keys; without it loopback only.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, reference, cpu or cuda.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, reference, cpu, cuda or cuda-bf16.")] = None,
     *,
     print_settings: Annotated[bool, typer.Option("--print-settings", help="Print every setting and exit.")] = False,
 ) -> None:

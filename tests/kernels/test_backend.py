@@ -329,12 +329,15 @@ def test_auto_says_what_it_chose(
 
 def test_an_unknown_backend_is_refused_with_the_choices(config: MambaConfig, weights: NetworkWeights) -> None:
     """A typing error in the setting names the valid values."""
-    with pytest.raises(ValueError, match="auto, reference, cpu, cuda"):
+    with pytest.raises(ValueError, match="auto, reference, cpu, cuda, cuda-bf16"):
         choose_backend("cdua", config, weights)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_without_a_device_is_refused_with_what_is_missing(config: MambaConfig, weights: NetworkWeights) -> None:
+@pytest.mark.parametrize("name", ["cuda", "cuda-bf16"])
+def test_cuda_without_a_device_is_refused_with_what_is_missing(
+    name: str, config: MambaConfig, weights: NetworkWeights
+) -> None:
     """Asking for CUDA where there is none never falls back in silence."""
-    with pytest.raises(BackendUnavailableError, match="needs a CUDA device"):
-        choose_backend("cuda", config, weights)
+    with pytest.raises(BackendUnavailableError, match=f"'{name}' needs a CUDA device"):
+        choose_backend(name, config, weights)

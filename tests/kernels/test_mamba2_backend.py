@@ -45,7 +45,7 @@ def test_the_reference_carries_the_state_in_place(config: MambaConfig) -> None:
     assert pool.conv[[0, 2, 4]].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda-bf16"])
 def test_a_compiled_step_refuses_and_names_who_serves(name: str) -> None:
     """Asked for by name, it does not fall back in silence."""
     with pytest.raises(BackendUnavailableError, match=f"'{name}' computes Mamba-1 .* mamba2. Use --backend reference"):

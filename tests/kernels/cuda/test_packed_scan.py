@@ -48,10 +48,13 @@ def test_different_lengths_in_pieces(device: torch.device, rows_at_once: int, *,
     assert torch.isnan(pool.ssm[[0, 4, 5]]).all()
 
 
-def test_steps_and_scans_join(device: torch.device) -> None:
-    """The backend scans some samples and steps the rest, and arrives where float64 does."""
+@pytest.mark.parametrize("bf16", [False, True])
+def test_steps_and_scans_join(device: torch.device, *, bf16: bool) -> None:
+    """The backend scans some samples and steps the rest, and arrives where float64 does; both round the same weights."""
     weights = random_weights(CONFIG)
-    backend = CudaBackend(CONFIG, weights, device)
+    backend = CudaBackend(CONFIG, weights, device, bf16=bf16)
+    if bf16:
+        weights = weights.with_bf16_projections()
     features, ratio = torch.randn(3, 9, CONFIG.d_input), torch.exp(torch.randn(3, 9))
     truth, after = network_scan(CONFIG, weights, features.double(), ratio.double())
     scanned, state = backend.scan(features[:, :6], ratio[:, :6], None)
