@@ -16,6 +16,7 @@ from service.engine.snapshots import fresh_nonce
 from service.records.head import Heads
 from service.records.journal import BASE_DTYPE, KEEP
 from service.records.state_codec import Snapshot, SnapshotDtype, pack_snapshot
+from service.records.whole import taken
 from service.store.changes import Commit, Outcome, Rebase
 
 logger = structlog.get_logger(__name__)
@@ -172,7 +173,9 @@ class Committer:
             self._residency.keep(batch.slots, advanced.heads, batch.lengths, advanced.entries)
         else:
             rows = won[owner]
-            self._residency.keep(batch.slots[won], advanced.heads[won], batch.lengths[won], advanced.entries[rows])
+            self._residency.keep(
+                batch.slots[won], taken(advanced.heads, won), batch.lengths[won], taken(advanced.entries, rows)
+            )
             self._residency.drop([vehicle_ids[i] for i in np.flatnonzero(~won).tolist()], overtaken=True)
         for commit in commits:
             slot = None if commit.rebase is None else self._residency.slot(commit.vehicle_id)

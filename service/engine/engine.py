@@ -39,6 +39,7 @@ from service.observe.metrics import Metrics
 from service.observe.stages import Span, Stages
 from service.records.head import HeadLayout, Heads
 from service.records.journal import JournalLayout
+from service.records.whole import copied, taken
 from service.samples import Answers, Samples, Status
 from service.store.changes import Outcome
 from service.store.store import Store
@@ -224,8 +225,8 @@ class StateEngine:
                 raise WentBack(last_seqs)
             slots = self._residency.slots(runs.vehicle_ids)
         with self._stages.time("judge"):
-            before = self._residency.heads[slots]
-            heads = before.copy()
+            before = taken(self._residency.heads, slots)
+            heads = copied(before)
             latest_ms = int(self._clock() * 1000.0 + self._max_future_skew_ms)
             judgement = judge(heads, self._residency.rings, slots, runs, latest_ms)
             answers = refusals(judgement, self._residency.rings, slots, runs)
@@ -277,11 +278,11 @@ class StateEngine:
         everybody = len(active) == len(slots)
         vehicle_ids = runs.vehicle_ids if everybody else [runs.vehicle_ids[i] for i in active.tolist()]
         if not everybody:
-            before = before[active]
+            before = taken(before, active)
         plan = self._committer.plan(slots[active], before, heads["accepted"][active], self._snapshots.room)
         batch = Batch(
             before=before,
-            heads=heads if everybody else heads[active],
+            heads=heads if everybody else taken(heads, active),
             slots=slots[active],
             lengths=lengths[active],
             samples=runs.samples if len(rows) == len(runs.order) else runs.samples.take(rows),
@@ -317,7 +318,7 @@ class StateEngine:
 
     def _answer(self, rows: Longs, advanced: Advanced, won: Bools, answers: Answers, judgement: Judgement) -> None:
         """The answers to rows that are now part of a state, and to those that repeat them."""
-        at, entries = rows[won], advanced.entries[won]
+        at, entries = rows[won], taken(advanced.entries, won)
         answers.status[at] = Status.APPLIED
         answers.seq[at], answers.phase[at] = entries["seq"], entries["phase"]
         answers.risk[at], answers.surprise[at] = entries["risk"], entries["surprise"]

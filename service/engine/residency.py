@@ -15,6 +15,7 @@ from service.engine.rehydrate import Rehydrator, Restored, put_states
 from service.errors import StoreUnavailable
 from service.records.head import VERSION, Heads
 from service.records.journal import BASE_DTYPE, KEEP, Entries, Rings, empty_rings, remember
+from service.records.whole import put, taken
 from service.samples import NO_SEQ
 from service.store.changes import ABSENT, NO_BASE, Rebase, Stored
 
@@ -77,7 +78,7 @@ class Residency:
 
     def keep(self, slots: Slots, heads: Heads, lengths: Slots, entries: Entries) -> None:
         """Take over what was just committed: heads (vehicles,) and their new entries, `lengths` of each."""
-        self.heads[slots] = heads
+        put(self.heads, slots, heads)
         versions = heads.view(np.uint8).reshape(len(heads), heads.dtype.itemsize)[:, : VERSION.size].tobytes()
         for i, slot in enumerate(slots.tolist()):
             self._versions[slot] = versions[i * VERSION.size : (i + 1) * VERSION.size]
@@ -99,7 +100,7 @@ class Residency:
         behind = np.repeat(ends, lengths) - np.arange(len(entries))  # 1: the vehicle's last
         numbers = np.repeat(heads["accepted"].astype(np.int64), lengths) - behind
         recent = behind <= KEEP
-        remember(self.rings, np.repeat(slots, lengths)[recent], numbers[recent], entries[recent])
+        remember(self.rings, np.repeat(slots, lengths)[recent], numbers[recent], taken(entries, recent))
 
     def rebased(self, slot: int, base: NDArray[np.void]) -> None:
         """The journal of this slot's vehicle has a new base, (1,)."""
