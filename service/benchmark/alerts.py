@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from model.checkpoint import load_checkpoint
 from service.benchmark.bodies import BenchFleet, post, ts_of
 from service.benchmark.ingest import Row, accepted
 from service.benchmark.lanes import LoadError, at_times, close, connect
-from service.benchmark.processes import BenchServer, Cores, on_core, running_server, running_store
+from service.benchmark.processes import BenchServer, Cores, on_cores, running_server, running_store
 
 LOAD_SHARE = 0.7  # of what the service takes, beside which the delay is measured
 ROUND_LIMIT_S = 300.0
@@ -101,13 +101,13 @@ def webhook() -> Iterator[Arrivals]:
 
 
 @contextmanager
-def listening(port: int, n: int, core: int | None) -> Iterator[None]:
+def listening(port: int, n: int, cores: Collection[int] | None) -> Iterator[None]:
     """So many listeners in a process of their own. Raises LoadError if one was ended or heard less than another."""
     if n == 0:
         yield
         return
     command = [sys.executable, "-m", "service.benchmark.listeners", str(port), str(n)]
-    with on_core(core):
+    with on_cores(cores):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
     if process.stdout is None or process.stdout.readline() != "ready\n":
         raise LoadError(f"{n} listeners could not join")

@@ -58,11 +58,18 @@ class BenchFleet:
 
     def fleet_request(self) -> bytes:
         """The next tick of all vans as one columnar batch."""
+        return self.fleet_requests(len(self.names))[0]
+
+    def fleet_requests(self, batch: int) -> list[bytes]:
+        """The next tick of all vans as columnar batches of so many vans; the last has those that are left."""
         seq, signals = self.next_tick()
-        n = len(self.names)
-        columns = {"vehicle_id": self.names, "ts": [ts_of(seq)] * n, "seq": [seq] * n}
-        columns |= {name: signals[:, i].tolist() for i, name in enumerate(SIGNALS)}
-        return post("/v1/telemetry", orjson.dumps({"columns": columns}))
+        requests = []
+        for first in range(0, len(self.names), batch):
+            names, rows = self.names[first : first + batch], signals[first : first + batch]
+            columns = {"vehicle_id": names, "ts": [ts_of(seq)] * len(names), "seq": [seq] * len(names)}
+            columns |= {name: rows[:, i].tolist() for i, name in enumerate(SIGNALS)}
+            requests.append(post("/v1/telemetry", orjson.dumps({"columns": columns})))
+        return requests
 
     def single_requests(self) -> list[bytes]:
         """The next tick as one request for each van."""

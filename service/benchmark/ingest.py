@@ -19,51 +19,25 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model.benchmarks import describe_device, this_commit
+from model.benchmarks import describe_backend, this_commit
 from model.checkpoint import load_checkpoint
 from model.runtime import recompute_fleet
 from service.benchmark.bodies import BenchFleet, ts_of
+from service.benchmark.ingest_options import JOURNAL, WRITE_THROUGH, IngestOptions, settings_of
 from service.benchmark.lanes import Lane, LoadError, at_times, close, connect, in_order
 from service.benchmark.processes import BenchServer, BenchStore, Cores, running_server, running_store
 from service.records.vehicle_export import unpack_export
-from service.settings import Settings
 
 Row = dict[str, Any]
 
 TOLERANCE = 1e-4  # promise 1
 PROVING_TICKS = 12
 WARM_UP_TICKS = 90  # beyond the first snapshots of all vans
+FEW_TICKS = 2  # of a larger fleet, before it is measured: first snapshots are spread evenly over snapshot_every
+SOME_STATES = 48
+SLOWEST = 250  # samples per second below which a long round is given up
 OPEN_LOOP_SHARE = 0.7
 ROUND_LIMIT_S = 20.0
-SNAPSHOT_WITH_EVERY_SAMPLE = {"snapshot_every": 1} if "snapshot_every" in Settings.model_fields else {}
-WRITE_THROUGH = "write-through"
-JOURNAL = "journal"
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """What to measure.
-
-    Attributes:
-        vans: each sends one sample in every batch.
-        rounds: of each measurement; the report has median, lowest and highest.
-        round_s: about how long a round lasts.
-        in_flight: batches on their way at once, each on a connection of its own, sent in order; on a busy machine the server may
-            read the second first, and then the run ends with an error.
-        connections: single samples on their way at once.
-        modes: "journal", "write-through".
-        settings: of the service, beside those that a mode sets.
-        folder: for the stores' files; a temporary one if None.
-    """
-
-    vans: int = 240
-    rounds: int = 5
-    round_s: float = 3.0
-    in_flight: int = 2
-    connections: int = 64
-    modes: tuple[str, ...] = (JOURNAL, WRITE_THROUGH)
-    settings: Mapping[str, object] | None = None
-    folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -92,9 +66,8 @@ class Bench:
             LoadError: something is wrong, and nothing about this service is worth measuring.
         """
         fleet, checkpoint = self.fleet, load_checkpoint()
-        held = {v["vehicle_id"]: v for v in orjson.loads(self.server.get("/v1/vehicles?limit=1000"))["vehicles"]}
-        wanted = (fleet.ticks, fleet.ticks - 1)
-        wrong = [n for n in fleet.names if n not in held or (held[n]["samples"], held[n]["seq"]) != wanted]
+        held, wanted = self.server.listed(), (fleet.ticks, fleet.ticks - 1)
+        wrong = [name for name in fleet.names if held.get(name) != wanted]
         if wrong:
             raise LoadError(f"{len(wrong)} vans do not have {fleet.ticks} samples, such as {held.get(wrong[0])}")
         ts_ms = np.tile(np.array([ts_of(tick) for tick in range(fleet.ticks)], np.int64), (len(vans), 1))
@@ -107,13 +80,14 @@ class Bench:
 
     def measure(self, *, single_posts: bool) -> list[Row]:
         """Prove, measure, and prove once more. Raises LoadError."""
-        vans, lanes = self.options.vans, connect(self.server.port, self.options.in_flight)
-        self.batches(lanes, PROVING_TICKS)
+        vans, few, lanes = self.options.vans, self.options.few, connect(self.server.port, self.options.in_flight)
+        self.batches(lanes, PROVING_TICKS if few else FEW_TICKS)
         close(lanes)
-        self.prove(range(vans))
-        self.say(f"{self.mode}: {vans} states are the offline scan's; measuring")
+        proved = range(0, vans, 1 if few else max(1, vans // SOME_STATES))
+        self.prove(proved)
+        self.say(f"{self.mode}: {len(proved)} states are the offline scan's; measuring")
         rows = self.throughput()
-        if single_posts:
+        if single_posts and few:
             rows += self.single_posts()
         self.prove(range(0, vans, max(1, vans // 3)))
         self.say(f"{self.mode}: {self.fleet.ticks * vans:,} samples, and every van has each of them once")
@@ -121,11 +95,16 @@ class Bench:
 
     def batches(self, lanes: Sequence[Lane], ticks: int) -> float:
         """Seconds for one sample of each van, `ticks` times, as columnar batches; every answer is checked."""
-        requests = [self.fleet.fleet_request() for _ in range(ticks)]
-        responses, seconds = in_order(lanes, requests, time.perf_counter() + ROUND_LIMIT_S)
-        if len(responses) < ticks:
-            raise LoadError(f"a round of {ticks} batches took more than {ROUND_LIMIT_S} s")
-        accepted(responses, b'"applied":%d,' % len(self.fleet.names))
+        vans, batch = self.options.vans, self.options.batch_size
+        requests = [request for _ in range(ticks) for request in self.fleet.fleet_requests(batch)]
+        limit_s = max(ROUND_LIMIT_S, ticks * vans / SLOWEST)
+        responses, seconds = in_order(lanes, requests, time.perf_counter() + limit_s)
+        if len(responses) < len(requests):
+            raise LoadError(f"a round of {ticks} samples of each van took more than {limit_s:.0f} s")
+        last = len(requests) // ticks - 1  # of a tick, with the vans that are left
+        for i, response in enumerate(responses):
+            size = batch if i % (last + 1) < last else vans - last * batch
+            accepted([response], b'"applied":%d,' % size)
         return seconds
 
     def singles(self, lanes: Sequence[Lane], ticks: int, rate: float | None) -> tuple[float, list[float]]:
@@ -143,20 +122,24 @@ class Bench:
 
     def throughput(self) -> list[Row]:
         """Columnar batches: rate, processor time, store traffic and stages of a sample."""
-        n, lanes = len(self.fleet.names), connect(self.server.port, self.options.in_flight)
+        n, few, lanes = self.options.vans, self.options.few, connect(self.server.port, self.options.in_flight)
         try:
-            warm_s = self.batches(lanes, WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS)
             warm_ticks = WARM_UP_TICKS if self.mode == JOURNAL else PROVING_TICKS
-            ticks = max(2, math.ceil(self.options.round_s * warm_ticks / warm_s))
+            warm_ticks = warm_ticks if few else 1
+            warm_s = self.batches(lanes, warm_ticks)
+            ticks = max(2 if few else 1, math.ceil(self.options.round_s * warm_ticks / warm_s))
             rates, cpu_us, traffic, store_us = list[float](), list[float](), list[float](), list[float]()
+            snapshots = list[float]()
             stages_before, client_before, began = self.server.stages(), time.process_time(), time.perf_counter()
             for _ in range(self.options.rounds):
                 cpu, store_cpu, bytes_before = self.server.cpu_s(), self.store.cpu_s(), self.store.traffic()
+                written = self.server.snapshots()
                 seconds = self.batches(lanes, ticks)
                 rates.append(n * ticks / seconds)
                 cpu_us.append((self.server.cpu_s() - cpu) / (n * ticks) * 1e6)
                 traffic.append((self.store.traffic() - bytes_before) / (n * ticks))
                 store_us.append((self.store.cpu_s() - store_cpu) / (n * ticks) * 1e6)
+                snapshots.append((self.server.snapshots() - written) / (n * ticks))
                 self.say(f"{self.mode}: {rates[-1]:,.0f} samples/s, {cpu_us[-1]:.1f} us of processor a sample")
             busy = (time.process_time() - client_before) / (time.perf_counter() - began)
             self.say(f"{self.mode}: the client was busy {100 * busy:.0f} % of the time, requests built included")
@@ -165,12 +148,14 @@ class Bench:
             close(lanes)
         samples = n * ticks * self.options.rounds
         spent = {name: (seconds - stages_before.get(name, 0.0)) / samples * 1e6 for name, seconds in stages.items()}
-        batch = {"batch": n, "in_flight": self.options.in_flight}
+        batch = {"vans": n, "batch": self.options.batch_size, "in_flight": self.options.in_flight}
         return [
             self.row("ingest_throughput", rates, "samples/s", **batch),
             self.row("server_cpu_per_sample", cpu_us, "us", **batch),
             self.row("store_bytes_per_sample", traffic, "bytes", **batch),
             self.row("store_cpu_per_sample", store_us, "us", **batch),
+            self.row("snapshots_per_1000_samples", [1_000.0 * part for part in snapshots], "count", **batch),
+            self.row("step_share", [step_share(spent)], "%", **batch),
             *(self.row("stage_time", [us], "us", stage=stage, **batch) for stage, us in spent.items() if us > 0.005),
         ]
 
@@ -202,6 +187,12 @@ class Bench:
         ]
 
 
+def step_share(spent: Mapping[str, float]) -> float:
+    """Percent of the step in a batch's way from `load` to `commit`, by the service's own clocks; NaN without stages."""
+    stages = {name: us for name, us in spent.items() if name.startswith("stage ")}
+    return 100.0 * stages.get("stage step", 0.0) / (sum(stages.values()) or math.nan)
+
+
 def accepted(responses: Sequence[bytes], mark: bytes) -> None:
     """Every response is a 200 with this mark. Raises LoadError with the first that is not."""
     for response in responses:
@@ -217,16 +208,6 @@ def relative_error(value: "np.ndarray", truth: "np.ndarray") -> float:
     return float(np.linalg.norm(value.astype(np.float64) - truth) / np.linalg.norm(truth))
 
 
-def settings_of(mode: str, options: IngestOptions) -> dict[str, object]:
-    """Settings that make the service work in this mode. Raises ValueError if it cannot."""
-    settings: dict[str, object] = {"backend": "cpu", **(options.settings or {})}
-    if mode == WRITE_THROUGH:
-        return settings | SNAPSHOT_WITH_EVERY_SAMPLE
-    if not SNAPSHOT_WITH_EVERY_SAMPLE:
-        raise ValueError("this service has no journal to measure")
-    return settings
-
-
 def measure_mode(
     mode: str, options: IngestOptions, cores: Cores, folder: Path, say: Callable[[str], None]
 ) -> list[Row]:
@@ -238,10 +219,10 @@ def measure_mode(
     ):
         bench = Bench(mode, options, server, store, BenchFleet.make(f"bench-{mode}", options.vans), say)
         rows = bench.measure(single_posts=mode == modes_in_order(options)[0])
-        state_bytes = orjson.loads(server.get("/v1/model"))["bytes_per_vehicle"]["state"]
+        model = orjson.loads(server.get("/v1/model"))
     for row in rows:
         if row["name"] == "store_bytes_per_sample":
-            row |= {"peer": "state", "ratio": state_bytes / row["value"]}
+            row |= {"peer": "state", "ratio": model["bytes_per_vehicle"]["state"] / row["value"]}
     return rows
 
 
@@ -257,9 +238,9 @@ def measure_ingest(options: IngestOptions, say: Callable[[str], None]) -> Row:
         LoadError, ProcessError: the service is wrong, does not answer or does not start.
         ValueError: it cannot work in a mode that was asked for.
     """
-    cores = Cores.choose()
+    cores = Cores.choose(options.server_cores)
     say(str(cores))
-    device = f"{describe_device(1)}; {cores}"
+    device = f"{describe_backend(str(settings_of(JOURNAL, options)['backend']))}; {cores}"
     rows: list[Row] = []
     for mode in modes_in_order(options):
         with tempfile.TemporaryDirectory(prefix="emberwatch-bench-", dir=options.folder) as folder:

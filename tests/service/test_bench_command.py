@@ -1,10 +1,18 @@
 """`emberwatch bench step` as a program reads it."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
+import pytest
 from typer.testing import CliRunner
 
+from model.channels import SIGNALS
+from service.benchmark.bodies import BenchFleet
+from service.benchmark.ingest_options import JOURNAL, WRITE_THROUGH, IngestOptions, settings_of
+from service.benchmark.processes import Cores
 from service.cli import app
 
 
@@ -31,8 +39,21 @@ def test_an_unknown_device_is_refused() -> None:
 
 def test_the_ingest_report_has_both_modes_side_by_side() -> None:
     """A small run, proved before and after: every promised row is there, and the journal is set beside write-through."""
-    options = ["--vans", "8", "--rounds", "1", "--round-s", "0.1", "--connections", "4", "--in-flight", "1", "--json"]
-    result = CliRunner().invoke(app, ["bench", "ingest", *options])
+    options = [
+        "--vans",
+        "8",
+        "--batch",
+        "3",
+        "--rounds",
+        "1",
+        "--round-s",
+        "0.1",
+        "--connections",
+        "4",
+        "--in-flight",
+        "1",
+    ]
+    result = CliRunner().invoke(app, ["bench", "ingest", *options, "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     rows = {(row["name"], row["params"]["mode"]): row for row in report["rows"] if row["name"] != "stage_time"}
@@ -40,14 +61,47 @@ def test_the_ingest_report_has_both_modes_side_by_side() -> None:
         for mode in ("journal", "write-through"):
             row = rows[name, mode]
             assert 0 < row["lo"] <= row["value"] <= row["hi"]
-            assert row["params"]["batch"] == 8
+            assert (row["params"]["vans"], row["params"]["batch"]) == (8, 3)
     for name in ("single_post_throughput", "server_cpu_per_single_post", "single_post_p99", "single_post_p50"):
         assert rows[name, "journal"]["value"] > 0
     assert rows["ingest_throughput", "journal"]["peer"] == "write-through"
     assert rows["store_bytes_per_sample", "journal"]["peer"] == "state"
     assert rows["store_bytes_per_sample", "journal"]["ratio"] > 1
+    assert 0 < rows["step_share", "journal"]["value"] < 100
+    assert rows["snapshots_per_1000_samples", "write-through"]["value"] == 0  # with the commit, not in the background
     stages = {row["params"]["stage"] for row in report["rows"] if row["name"] == "stage_time"}
     assert {"stage commit", "stage step", "http_request_duration /v1/telemetry"} <= stages
+
+
+def test_a_fleet_goes_round_in_batches_of_any_size() -> None:
+    """Each tick has every van once, in order, and the next tick's numbers follow."""
+    fleet = BenchFleet.make("van", 8)
+    for tick in range(2):
+        bodies = [orjson.loads(request.partition(b"\r\n\r\n")[2])["columns"] for request in fleet.fleet_requests(3)]
+        assert [name for body in bodies for name in body["vehicle_id"]] == fleet.names
+        assert [len(body["vehicle_id"]) for body in bodies] == [3, 3, 2]
+        assert {seq for body in bodies for seq in body["seq"]} == {tick}
+        speeds = [speed for body in bodies for speed in body["speed"]]
+        assert speeds == fleet.history[tick][:, SIGNALS.index("speed")].tolist()
+
+
+def test_a_large_fleet_is_held_by_the_cache_unless_told_otherwise() -> None:
+    """Room for all vans beside two batches; a number of slots or bytes of the caller's own stands."""
+    large = IngestOptions(vans=5_000)
+    assert settings_of(JOURNAL, large) == {"backend": "cpu", "slots": 5_513}
+    assert large.batch_size == 1_000
+    assert settings_of(JOURNAL, replace(large, settings={"backend": "cuda", "slots": 600}))["slots"] == 600
+    assert "slots" not in settings_of(JOURNAL, replace(large, settings={"state_memory_bytes": 10**9}))
+    assert settings_of(WRITE_THROUGH, IngestOptions()) == {"backend": "cpu", "snapshot_every": 1}
+
+
+def test_service_and_store_share_cores_only_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last cores serve, the others carry store and client."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    assert str(Cores.choose(2)) == "service on cores 5, 6, store and client on 5 cores"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert str(Cores.choose()) == "service, store and client share the only core"
 
 
 def test_an_unknown_mode_or_setting_is_refused() -> None:
