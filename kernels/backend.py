@@ -1,7 +1,9 @@
 """Who computes the step, chosen aloud."""
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from kernels.config import BlockKind, MambaConfig
 from kernels.cpu import CpuBackend, missing_for_cpu
 from kernels.cuda.backend import CudaBackend, missing_for_cuda
+from kernels.cuda.mamba2 import step_mamba2
+from kernels.cuda.ssd import missing_for_ssd
 from kernels.packed import last_outputs, scan_each
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState, network_scan, network_step
@@ -19,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "reference", "cpu", "cuda", "cuda-bf16")
 ON_CUDA = ("cuda", "cuda-bf16")
-COMPILED = ("cpu", "cuda", "cuda-bf16")  # their kernels were written for Mamba-1
+MAMBA1_ONLY = ("cpu", "cuda-bf16")  # their kernels were written for it
+
+# In place in a pool: its slots (batch,), features (batch, d_input) and ratio (batch,), all on its device.
+StepInPool: TypeAlias = Callable[[StatePool, Tensor, Tensor, Tensor], NetworkOutput]
 
 
 class BackendUnavailableError(RuntimeError):
@@ -73,21 +80,29 @@ class Backend(Protocol):
 
 
 class TorchBackend:
-    """The reference maths in fp32 on any torch device."""
+    """The reference maths in fp32 on any torch device; `step` takes the place of its step."""
 
-    def __init__(self, name: str, config: MambaConfig, weights: NetworkWeights, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: MambaConfig,
+        weights: NetworkWeights,
+        device: torch.device,
+        step: StepInPool | None = None,
+    ) -> None:
         self.name = name
         self.device = device
         self._config = config
         self._weights = weights
+        self._step = step or self._read_and_write
 
     @torch.inference_mode()
     def step(self, pool: StatePool, slots: Tensor, features: Tensor, ratio: Tensor) -> NetworkOutput:
         """See `Backend.step`."""
-        slots = slots.to(self.device)
-        output, state = network_step(
-            self._config, self._weights, features.to(self.device), ratio.to(self.device), pool.read(slots)
-        )
+        return self._step(pool, slots.to(self.device), features.to(self.device), ratio.to(self.device))
+
+    def _read_and_write(self, pool: StatePool, slots: Tensor, features: Tensor, ratio: Tensor) -> NetworkOutput:
+        output, state = network_step(self._config, self._weights, features, ratio, pool.read(slots))
         pool.write(slots, state)
         return output
 
@@ -130,7 +145,7 @@ def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if name in COMPILED and block != "mamba1":
+    if name in MAMBA1_ONLY and block != "mamba1":
         raise BackendUnavailableError(
             f"backend {name!r} computes Mamba-1 blocks, this model's are {block}. Use --backend reference, which serves "
             "both, or auto."
@@ -140,6 +155,8 @@ def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
             f"backend {name!r} needs a CUDA device and a CUDA build of torch; "
             f"torch {torch.__version__} sees none. Use --backend reference or auto."
         )
+    if name == "cuda" and block == "mamba2" and (lacking := missing_for_ssd()) is not None:
+        raise BackendUnavailableError(f"backend 'cuda': {lacking}. Use --backend reference or auto.")
     missing = missing_for_cpu()
     if name == "cpu" and missing is not None:
         raise BackendUnavailableError(f"backend 'cpu': {missing}. Use --backend reference or auto.")
@@ -151,10 +168,14 @@ def choose_device(name: str, block: BlockKind) -> tuple[str, torch.device]:
 
 def _best_backend(missing: str | None, block: BlockKind) -> str:
     """What `auto` takes; `missing` is what the backend `cpu` lacks."""
-    if block != "mamba1":
+    if block == "mamba2":
+        lacking = missing_for_ssd()
+        if lacking is None:
+            return "cuda"
         logger.warning(
-            "backend auto takes the torch reference: the steps in C++ and CUDA compute Mamba-1 blocks, not %s", block
-        )
+            "backend auto takes the torch reference: the step in C++ computes Mamba-1 blocks, not %s, and for cuda %s",
+            block, lacking,
+        )  # fmt: skip
         return "reference"
     if torch.cuda.is_available():
         return "cuda"
@@ -169,7 +190,8 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
 
     `cpu` is the C++ kernel, `cuda` the CUDA kernels. Where the device, the network or a missing package does not let them
     run, `cuda` is the reference maths in plain torch on the device, with a warning that says why. `cuda-bf16` rounds the
-    projections' weights to bf16, in steps and scans alike, and never runs in plain torch.
+    projections' weights to bf16, in steps and scans alike, and never runs in plain torch. Of Mamba-2
+    blocks `cuda` is mamba-ssm's step and our chunked scan.
 
     Raises:
         BackendUnavailableError: it cannot run here.
@@ -180,6 +202,12 @@ def choose_backend(name: str, config: MambaConfig, weights: NetworkWeights) -> B
         backend = CpuBackend(config, weights)
         logger.info("backend cpu runs %s on %d threads", backend.isa, backend.threads)
         return backend
+    if name == "cuda" and config.block == "mamba2":
+        own = weights.to(device=device, dtype=torch.float32)
+        logger.info(
+            "backend cuda steps Mamba-2 blocks by mamba-ssm's kernel and scans them by the chunked scan in torch"
+        )
+        return TorchBackend(name, config, own, device, partial(step_mamba2, config, own))
     if name in ON_CUDA:
         missing = missing_for_cuda(config)
         if missing is None:

@@ -31,12 +31,12 @@ def block_step(
     Returns:
         Output (batch, d_model), new conv_state, new ssm_state. Source: `mamba_ssm.Mamba2.step`.
     """
-    z, xBC, dt_raw = _projected(config, block, x)
+    z, xBC, dt_raw = projected(config, block.in_proj, x)
     xBC, conv_state = conv_step(xBC, block.conv1d, block.conv1d_bias, conv_state)
-    u, B, C = _operands(config, xBC)
+    u, B, C = operands_of(config, F.silu(xBC))
     dt, dt_in = step_sizes(dt_raw + block.dt_bias, ratio, config.max_hold_ratio)
     state, y = ssd_step(_by_head(config, ssm_state), u, dt, dt_in, -torch.exp(block.A_log), B, C)
-    return _gated_out(config, block, y + block.D.unsqueeze(-1) * u, z), conv_state, state.flatten(1, 2)
+    return gated_out(config, block, y + block.D.unsqueeze(-1) * u, z), conv_state, state.flatten(1, 2)
 
 
 def block_scan(
@@ -62,25 +62,25 @@ def block_scan(
     Returns:
         Output (batch, length, d_model), last conv_state, last ssm_state.
     """
-    z, xBC, dt_raw = _projected(config, block, x)
+    z, xBC, dt_raw = projected(config, block.in_proj, x)
     xBC, conv_state = conv_scan(xBC, block.conv1d, block.conv1d_bias, conv_state)
-    u, B, C = _operands(config, xBC)
+    u, B, C = operands_of(config, F.silu(xBC))
     dt, dt_in = step_sizes(dt_raw + block.dt_bias, ratio, config.max_hold_ratio)
     initial = None if ssm_state is None else _by_head(config, ssm_state)
     y, last = scan(u, dt, dt_in, -torch.exp(block.A_log), B, C, initial)
-    return _gated_out(config, block, y + block.D.unsqueeze(-1) * u, z), conv_state, last.flatten(1, 2)
+    return gated_out(config, block, y + block.D.unsqueeze(-1) * u, z), conv_state, last.flatten(1, 2)
 
 
-def _projected(config: MambaConfig, block: Mamba2Weights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def projected(config: MambaConfig, in_proj: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gate z (..., d_inner), what is convolved (..., conv_width), step sizes before bias and softplus (..., n_heads)."""
-    z, xBC, dt_raw = F.linear(x, block.in_proj).split((config.d_inner, config.conv_width, config.n_heads), dim=-1)
+    z, xBC, dt_raw = F.linear(x, in_proj).split((config.d_inner, config.conv_width, config.n_heads), dim=-1)
     return z, xBC, dt_raw
 
 
-def _operands(config: MambaConfig, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the convolution's output: u (..., n_heads, head_dim), B and C (..., n_groups, d_state)."""
+def operands_of(config: MambaConfig, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the convolution's output after SiLU: u (..., n_heads, head_dim), B and C (..., n_groups, d_state)."""
     widths = (config.d_inner, config.n_groups * config.d_state, config.n_groups * config.d_state)
-    u, B, C = F.silu(xBC).split(widths, dim=-1)
+    u, B, C = xBC.split(widths, dim=-1)
     groups = (config.n_groups, config.d_state)
     return u.unflatten(-1, (config.n_heads, config.head_dim)), B.unflatten(-1, groups), C.unflatten(-1, groups)
 
@@ -89,7 +89,7 @@ def _by_head(config: MambaConfig, ssm_state: Tensor) -> Tensor:
     return ssm_state.reshape(-1, config.n_heads, config.head_dim, config.d_state)
 
 
-def _gated_out(config: MambaConfig, block: Mamba2Weights, y: Tensor, z: Tensor) -> Tensor:
+def gated_out(config: MambaConfig, block: Mamba2Weights, y: Tensor, z: Tensor) -> Tensor:
     """Gate y (..., n_heads, head_dim), then norm within each group (`RMSNormGated`), then project."""
     gated = (y.flatten(-2) * F.silu(z)).unflatten(-1, (config.n_groups, -1))
     weight = block.gated_norm.view(config.n_groups, -1)

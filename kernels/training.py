@@ -75,8 +75,7 @@ def training_forward(
     `dtype` is that of the blocks' products on CUDA; residual stream, recurrent state and heads are fp32 in any case.
     """
     if block == "mamba2":
-        logger.info("Mamba-2 blocks are trained by the chunked scan in torch")
-        return forward_bf16 if device.type == "cuda" and dtype is torch.bfloat16 else forward_chunked
+        return _mamba2_forward(device, dtype)
     if device.type == "cpu":
         missing = missing_for_cpu()
         if missing is None:
@@ -91,4 +90,21 @@ def training_forward(
     from kernels.cuda.network import network_scan_cuda  # noqa: PLC0415  (needs the gpu extra)
 
     logger.info("the fused CUDA kernels scan whole sequences: products in %s, state in fp32", dtype)
+    return partial(network_scan_cuda, dtype=dtype)
+
+
+def _mamba2_forward(device: torch.device, dtype: torch.dtype) -> TrainingForward:
+    if device.type != "cuda" or dtype is not torch.bfloat16:
+        # mamba-ssm's products of fp32 operands are TF32, which is not what was asked for.
+        logger.info("Mamba-2 blocks are trained by the chunked scan in torch")
+        return forward_chunked
+    from kernels.cuda.ssd import missing_for_ssd  # noqa: PLC0415  (as below)
+
+    missing = "cuda-bindings is not installed (extra gpu)" if find_spec("cuda") is None else missing_for_ssd()
+    if missing is not None:
+        logger.warning("the chunked scan in torch trains Mamba-2 blocks, which is far slower: %s", missing)
+        return forward_bf16
+    from kernels.cuda.network import network_scan_cuda  # noqa: PLC0415  (needs the gpu extra)
+
+    logger.info("mamba-ssm's kernels scan whole sequences of Mamba-2 blocks: products in %s, state in fp32", dtype)
     return partial(network_scan_cuda, dtype=dtype)

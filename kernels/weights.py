@@ -68,6 +68,17 @@ class NetworkWeights:
             raise ValueError("these kernels compute Mamba-1 blocks, the network's are Mamba-2")
         return blocks
 
+    def mamba2_blocks(self) -> tuple[Mamba2Weights, ...]:
+        """The blocks, for kernels that were written for Mamba-2.
+
+        Raises:
+            ValueError: they are of another kind.
+        """
+        blocks = tuple(block for block in self.blocks if isinstance(block, Mamba2Weights))
+        if len(blocks) < len(self.blocks):
+            raise ValueError("these kernels compute Mamba-2 blocks, the network's are Mamba-1")
+        return blocks
+
     def to(self, *, device: torch.device, dtype: torch.dtype) -> "NetworkWeights":
         """A detached copy on another device and in another dtype."""
 

@@ -80,6 +80,16 @@ def conv_backward(
     return total[:width].t().contiguous(), total[width]
 
 
+def last_inputs(x: Tensor, conv_state: Tensor | None, width: int) -> Tensor:
+    """The conv_state after x (batch, length, channels) for `width` taps: (batch, channels, width - 1) fp32."""
+    kept = width - 1
+    window = x[:, max(0, x.shape[1] - kept) :].float().transpose(1, 2)
+    if window.shape[-1] == kept:
+        return window
+    before = window.new_zeros(*window.shape[:2], kept) if conv_state is None else conv_state
+    return torch.cat((before, window), dim=-1)[..., -kept:]
+
+
 def segments_of(length: int) -> int:
     """How many threads share the steps of a sequence."""
     return -(-length // SEGMENT)

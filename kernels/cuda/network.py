@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.config import MambaConfig
-from kernels.cuda.causal_conv1d import conv_backward, conv_forward
+from kernels.cuda.causal_conv1d import conv_backward, conv_forward, last_inputs
+from kernels.cuda.mamba2 import block_scan_mamba2
 from kernels.cuda.selective_scan import DEFAULT_TILING, Operands, ScanTiling, scan_backward, scan_forward
 from kernels.reference import LOG_SCALE_BOUNDS, NetworkOutput, RecurrentState
-from kernels.weights import BlockWeights, NetworkWeights
+from kernels.weights import Block, BlockWeights, NetworkWeights
 
 
 def network_scan_cuda(
@@ -29,25 +30,25 @@ def network_scan_cuda(
     """Carry every vehicle of a batch over a whole sequence; the arguments of `network_scan`.
 
     Args:
-        config: sizes; d_state is one of 16, 32, 64, 128.
+        config: sizes; d_state of Mamba-1 is one of 16, 32, 64, 128.
         weights: fp32, on a CUDA device.
         features: (batch, length, d_input) fp32, length at least 1.
         ratio: (batch, length).
         state: the initial state, or None for zero; not modified. Its `conv` part has no gradient.
         dtype: of the blocks' products and activations, bf16 or fp32; the residual stream, the norms, the recurrent
             state and the heads are fp32 in either case.
-        tiling: how the scan's kernels are cut.
+        tiling: how the kernels of Mamba-1's scan are cut.
 
     Returns:
         Outputs at every step and the last state, fp32. Gradients reach every weight and `state.ssm`.
 
     Raises:
-        ValueError: the blocks are not Mamba-1, operands do not fit, or are not on a CUDA device, or a gradient of `ratio` or `state.conv` is asked.
+        ValueError: operands do not fit, or are not on a CUDA device, or a gradient of `ratio` (Mamba-1) or `state.conv` is asked.
     """
     with torch.autocast(features.device.type, enabled=False):
         x = F.linear(features, weights.embedding, weights.embedding_bias)
         conv, ssm = [], []
-        for layer, block in enumerate(weights.mamba1_blocks()):
+        for layer, block in enumerate(weights.blocks):
             y, conv_state, ssm_state = block_scan_cuda(
                 config,
                 block,
@@ -77,25 +78,22 @@ def fused_heads(config: MambaConfig, weights: NetworkWeights, x: Tensor, feature
 
 def block_scan_cuda(
     config: MambaConfig,
-    block: BlockWeights,
+    block: Block,
     x: Tensor,
     ratio: Tensor,
     conv_state: Tensor | None,
     ssm_state: Tensor | None,
     tiling: ScanTiling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.mamba1.block_scan` in the dtype of x; states are fp32."""
+    """`kernels.reference.block_scan` in the dtype of x; states are fp32."""
+    if not isinstance(block, BlockWeights):
+        return block_scan_mamba2(config, block, x, ratio, conv_state, ssm_state)
     xz = F.linear(x, block.in_proj.to(x.dtype))
     y, last = _Mixer.apply(  # type: ignore[no-untyped-call]
         xz, ratio, block.conv1d.squeeze(1), block.conv1d_bias, block.x_proj, block.dt_proj, block.dt_proj_bias,
         block.A_log, block.D, conv_state, ssm_state, config.max_hold_ratio, tiling,
     )  # fmt: skip
-    window = xz[:, max(0, xz.shape[1] - config.d_conv + 1) :, : config.d_inner].float().transpose(1, 2)
-    if window.shape[-1] < config.d_conv - 1:
-        before = (
-            window.new_zeros(window.shape[0], config.d_inner, config.d_conv - 1) if conv_state is None else conv_state
-        )
-        window = torch.cat((before, window), dim=-1)[..., -(config.d_conv - 1) :]
+    window = last_inputs(xz[..., : config.d_inner], conv_state, config.d_conv)
     return F.linear(y, block.out_proj.to(x.dtype)), window, last
 
 

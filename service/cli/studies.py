@@ -109,7 +109,7 @@ def forecast(
     step_s: Annotated[float | None, typer.Option(min=0.001, help="Seconds between rows [their median].")] = None,
     horizons: Annotated[str, typer.Option(help="Steps ahead, with commas between.")] = "1,10,60",
     context: Annotated[int, typer.Option(min=128, help="Steps of a window.")] = 2_048,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each network.")] = 320,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each network [320; full: 4000].")] = None,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 1_000,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("studies/forecast"),
@@ -123,10 +123,10 @@ def forecast(
 
         settings = Settings(
             data=data, bars=bars, columns=listed(columns), time=time, log=listed(log), log1p=listed(log1p), step_s=step_s,
-            horizons=tuple(int(number) for number in listed(horizons)), context=context, steps=steps, seed=seed,
-            resamples=resamples,
+            horizons=tuple(int(number) for number in listed(horizons)), context=context, seed=seed, resamples=resamples,
         )  # fmt: skip
         settings = enlarged(settings) if full else settings
+        settings = settings if steps is None else replace(settings, steps=steps)
         carry_out(lambda device: run(settings, device), out, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Who serves a network of Mamba-2 blocks: the torch reference does, the compiled steps refuse, `auto` knows."""
+"""Who serves a network of Mamba-2 blocks: the torch reference does, others refuse where they cannot, `auto` knows."""
 
 import logging
 
@@ -16,7 +16,7 @@ from kernels import (
 )
 from kernels.cpu import CpuBackend, missing_for_cpu
 from kernels.cuda import missing_for_cuda
-from kernels.training import forward_bf16
+from kernels.training import forward_bf16, forward_chunked
 from kernels.weights import random_weights
 from tests.kernels.conftest import FULL_2, SMALL_2
 from tests.kernels.test_backend import poisoned_pool, random_ratio, random_state, relative_error
@@ -45,19 +45,49 @@ def test_the_reference_carries_the_state_in_place(config: MambaConfig) -> None:
     assert pool.conv[[0, 2, 4]].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda-bf16"])
-def test_a_compiled_step_refuses_and_names_who_serves(name: str) -> None:
+@pytest.mark.parametrize("name", ["cpu", "cuda-bf16"])
+def test_a_step_for_mamba_1_refuses_and_names_who_serves(name: str) -> None:
     """Asked for by name, it does not fall back in silence."""
-    with pytest.raises(BackendUnavailableError, match=f"'{name}' computes Mamba-1 .* mamba2. Use --backend reference"):
+    with pytest.raises(
+        BackendUnavailableError, match=rf"'{name}' computes Mamba-1 .* mamba2\. Use --backend reference"
+    ):
         choose_backend(name, SMALL_2, random_weights(SMALL_2))
 
 
+@pytest.fixture
+def without_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA device, as far as anyone asks, and no mamba-ssm."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("kernels.cuda.ssd.find_spec", lambda _: None)
+
+
+@pytest.mark.usefixtures("without_mamba_ssm")
+def test_cuda_without_mamba_ssm_refuses_and_says_what_to_install() -> None:
+    """It does not run in plain torch in silence."""
+    with pytest.raises(BackendUnavailableError, match=r"mamba-ssm is not installed: pip install 'emberwatch\[peers\]'"):
+        choose_backend("cuda", SMALL_2, random_weights(SMALL_2))
+
+
+@pytest.mark.usefixtures("without_mamba_ssm")
 def test_auto_takes_the_reference_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever was compiled here."""
     with caplog.at_level(logging.INFO, logger="kernels.backend"):
         backend = choose_backend("auto", SMALL_2, random_weights(SMALL_2))
     assert backend.name == "reference"
-    assert "compute Mamba-1 blocks, not mamba2" in caplog.text
+    assert "computes Mamba-1 blocks, not mamba2, and for cuda mamba-ssm is not installed" in caplog.text
+
+
+@pytest.mark.usefixtures("without_mamba_ssm")
+def test_training_on_cuda_without_mamba_ssm_says_what_is_slow(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 products by the chunked scan in torch; fp32 ones are always so, and need nothing."""
+    monkeypatch.setattr("kernels.training.find_spec", lambda _: True)
+    assert training_forward(torch.device("cuda"), block="mamba2") is forward_bf16
+    assert "far slower: mamba-ssm is not installed" in caplog.text
+    caplog.clear()
+    assert training_forward(torch.device("cuda"), torch.float32, "mamba2") is forward_chunked
+    assert not caplog.text
 
 
 def test_kernels_made_for_mamba_1_refuse_other_weights() -> None:
