@@ -11,5 +11,5 @@ __all__ = ["StepBenchmark", "describe_backend", "describe_device", "measure_step
 
 def describe_backend(backend: str) -> str:
     """The processor, and the device on which this backend computes if it is another."""
-    gpu = f", {torch.cuda.get_device_name()}" if backend == "cuda" and torch.cuda.is_available() else ""
+    gpu = f", {torch.cuda.get_device_name()}" if backend.startswith("cuda") and torch.cuda.is_available() else ""
     return describe_device(1) + gpu
