@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from model.checkpoint import SHIPPED, load_checkpoint
 from model.drift import DriftMonitor, DriftReference
+from service.edge.forwarder import ForwardMetrics
 from service.observe.device_metrics import DeviceGauges, DeviceReading
 from service.observe.metrics import Metrics
 from tests.deploy_files import DASHBOARDS, DEPLOY, RUNBOOKS, alerting, panels, rules, series_of
@@ -18,7 +19,7 @@ from tests.deploy_files import DASHBOARDS, DEPLOY, RUNBOOKS, alerting, panels, r
 
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
-    """Names of all series that a service can export, one with an accelerator included."""
+    """Names of all series that a service, one with an accelerator included, and a box can export."""
     metrics = Metrics()
     reference = DriftReference.load(SHIPPED, load_checkpoint().fingerprint())
     assert reference is not None
@@ -27,7 +28,8 @@ def exported() -> set[str]:
     metrics.build.info({})
     metrics.model.info({})
     names = set()
-    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", generate_latest(metrics.registry).decode(), re.MULTILINE):
+    said = generate_latest(metrics.registry).decode() + generate_latest(ForwardMetrics().registry).decode()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", said, re.MULTILINE):
         names |= {f"{name}{suffix}" for suffix in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
     return names
 
