@@ -21,7 +21,9 @@ class Reader {
 
   Linear linear(int depth, int outputs) {
     const float* weight = take(std::size_t(depth) * outputs);
-    return {weight, take(outputs), depth, outputs};
+    const float* narrow = take(std::size_t(narrow_groups(depth)) * 3 * outputs);
+    const float* bias = take(outputs);
+    return {weight, reinterpret_cast<const std::int32_t*>(narrow), bias, take(outputs), depth, outputs};
   }
 
   std::size_t left() const { return left_; }

@@ -25,13 +25,21 @@ struct Sizes {
   std::size_t ssm_stride() const { return std::size_t(d_inner) * d_state; }        // floats of one layer's ssm_state
 };
 
-// A projection, packed so that one vector load gives `lanes` outputs of one input: (outputs / lanes, depth, lanes).
+// A projection: out = scale * (bias + weight * x), where the weights are whole numbers and the scales powers of two.
+// It lies twice in memory. `weight` gives `lanes` outputs of one input in one vector load; `narrow` holds the same
+// numbers in three quarters of the bytes, for when few rows share each load and reading the weights is what takes the
+// time. pack.py makes both and says how numbers are rounded.
 struct Linear {
-  const float* weight;
-  const float* bias;  // (outputs,)
-  int depth;          // inputs
-  int outputs;        // padded
+  const float* weight;         // (outputs / lanes, depth, lanes)
+  const std::int32_t* narrow;  // (outputs / lanes, depth / 4 rounded up, 3, lanes): see `widen` in linear.hpp
+  const float* bias;           // (outputs,)
+  const float* scale;          // (outputs,)
+  int depth;                   // inputs
+  int outputs;                 // padded
 };
+
+constexpr int kNarrowInputs = 4;  // inputs whose weights share three words
+constexpr int narrow_groups(int depth) { return (depth + kNarrowInputs - 1) / kNarrowInputs; }
 
 struct Block {
   Linear in_proj;          // RMSNorm's weight folded in; u, then z, each padded

@@ -5,6 +5,8 @@
 // processor cannot run.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -25,8 +27,10 @@ constexpr int kAccumulators = 12;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int IntVec __attribute__((vector_size(kLanes * 4)));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int UnalignedIntVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+inline IntVec load(const std::int32_t* from) { return *reinterpret_cast<const UnalignedIntVec*>(from); }
 inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 inline Vec broadcast(float value) { return value - Vec{}; }  // minus zero folds away, plus zero would not
 

@@ -56,16 +56,19 @@ def test_every_instruction_set_computes_the_same_network(
 
 
 @needs_extension
+@pytest.mark.parametrize("size", [FULL, SIZES[2]], ids=["full", "odd"])
 @pytest.mark.parametrize("isa", instruction_sets())
-def test_a_row_does_not_depend_on_its_batch_bit_for_bit(isa: str, make_weights: MakeWeights) -> None:
-    """However a batch is cut, every vehicle's outputs and state have the same bits."""
-    backend = CpuBackend(FULL, make_weights(FULL), isa=isa)
-    start, features, ratio = random_state(FULL, 61), torch.randn(61, FULL.d_input), random_ratio(61).float()
+def test_a_row_does_not_depend_on_its_batch_bit_for_bit(isa: str, size: MambaConfig, make_weights: MakeWeights) -> None:
+    """However a batch is cut, every vehicle's outputs and state have the same bits, from wide weights and narrow ones."""
+    backend = CpuBackend(size, make_weights(size), isa=isa, threads=2)
+    start, features, ratio = random_state(size, 61), torch.randn(61, size.d_input), random_ratio(61).float()
     results = []
-    for size in (61, 1, 7, 25):
-        pool = poisoned_pool(FULL, 62, backend.device)
+    for rows_at_once in (61, 1, 5, 7, 25):
+        pool = poisoned_pool(size, 62, backend.device)
         pool.write(torch.arange(1, 62), start)
-        parts = [backend.step(pool, 1 + rows, features[rows], ratio[rows]) for rows in torch.arange(61).split(size)]
+        parts = [
+            backend.step(pool, 1 + rows, features[rows], ratio[rows]) for rows in torch.arange(61).split(rows_at_once)
+        ]
         results.append((torch.cat([part.forecast_mean for part in parts]), pool.ssm[1:], pool.conv[1:]))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
