@@ -102,7 +102,7 @@ def webhook() -> Iterator[Arrivals]:
 
 @contextmanager
 def listening(port: int, n: int, cores: Collection[int] | None) -> Iterator[None]:
-    """So many listeners in a process of their own. Raises LoadError if one was ended or heard less than another."""
+    """So many listeners in a process of their own. Raises LoadError if one was ended or heard less than another, or none anything."""
     if n == 0:
         yield
         return
@@ -117,7 +117,7 @@ def listening(port: int, n: int, cores: Collection[int] | None) -> Iterator[None
     finally:
         said, _ = process.communicate()
     least, most, ended = map(int, said.split())
-    if ended or least != most:
+    if ended or least != most or not most:
         raise LoadError(f"of {n} listeners {ended} were let go; they heard {least} to {most} events")
 
 

@@ -9,7 +9,7 @@ import structlog
 from service.delivery.dispatcher import SinkDispatcher
 from service.delivery.events import Filter, ending, heartbeat
 from service.delivery.history import History, missed
-from service.delivery.hub import Hub, Listener
+from service.delivery.hub import Hub, Listener, Push
 from service.delivery.outbox import FAILURES, Outbox
 from service.delivery.position import Position
 from service.delivery.silence_watch import Silences, SilenceWatch
@@ -66,10 +66,10 @@ class Delivery:
         await self._outbox.close()
 
     async def listen(
-        self, wants: Filter, since: Position | None, joined: Callable[[Listener], None]
+        self, wants: Filter, since: Position | None, joined: Callable[[Listener], None], push: Push | None = None
     ) -> AsyncIterator[bytes]:
         """The stream of one listener: what it has not had since a position, then what comes; its end says why."""
-        listener = self.hub.join(wants)
+        listener = self.hub.join(wants, push)
         joined(listener)
         try:
             here, until = self.hub.position, self.hub.last

@@ -1,10 +1,13 @@
-"""Many listeners, one reader. What is new is written once; listeners are woken a few at a time, so that ingest never waits for all.
+"""Many listeners, one reader. What is new is written once; listeners are served a few at a time, so that ingest never waits for all.
 
-A listener that falls behind by more than is kept here is told so and let go: it reconnects and resumes from the store.
+Who waits for news gets it straight on the connection, without a task of its own being woken; only while a connection takes nothing does its
+task wait for it. A listener that falls behind by more than is kept here is told so and let go: it reconnects and resumes from the store.
 """
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,9 +20,12 @@ from service.delivery.tail import News
 logger = structlog.get_logger(__name__)
 
 KEPT = 4_096  # events
-WAKES_PER_S = 1_000  # of all listeners together: about 50 us of processor each
+SERVED_PER_S = 1_000  # of all listeners together
 PULSE_S = 0.01
 HEARTBEAT_S = 15.0
+LOOK_S = 1.0  # who is due for a heartbeat
+
+Push = Callable[[bytes], bool]  # takes a chunk of HTTP's chunked coding; False: not now, and nothing of it was taken
 
 
 @dataclass(eq=False, slots=True)
@@ -29,14 +35,32 @@ class Listener:
     wants: Filter
     cursor: int
     beat_at: float
+    push: Push | None = None  # straight to the connection, where the server can
     ended: str = ""  # why, once it is to end
     queued: bool = False
+    waiting: bool = False  # its task has sent all that it was given
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self, reason: str) -> None:
         """Let it go as soon as it listens."""
         self.ended = self.ended or reason
         self.woken.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text of a stream, the same for all who get it."""
+
+    text: bytes
+    coded: bytes  # as HTTP/1.1 carries it (RFC 9112, 7.1)
+
+    @staticmethod
+    def of(text: bytes) -> "Chunk":
+        """With its coding, made once."""
+        return Chunk(text, b"%x\r\n%b\r\n" % (len(text), text))
+
+
+NOTHING = Chunk(b"", b"")  # never sent: it would be the end of the body
 
 
 class Hub:
@@ -55,7 +79,9 @@ class Hub:
         self._due: deque[Listener] = deque()
         self._last: dict[int, EntryId] = {}
         self._floor_ms = 0
-        self._chunks: dict[tuple[Filter, int], bytes] = {}  # written for one listener, and for all like it
+        self._chunks: dict[tuple[Filter, int], Chunk] = {}  # written for one listener, and for all like it
+        self._heartbeat: Chunk | None = None
+        self._planned = asyncio.Event()
         self.listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -90,7 +116,7 @@ class Hub:
 
     def hear(self, news: News) -> None:
         """Take what is new, and plan whom to wake."""
-        self._floor_ms = news.floor_ms
+        self._floor_ms, self._heartbeat = news.floor_ms, None
         if not news.entries:
             return
         self._events.extend(in_order(news.entries, news.floor_ms, self._last))
@@ -101,21 +127,24 @@ class Hub:
         for listener in self.listeners:
             self._plan(listener)
 
-    def join(self, wants: Filter) -> Listener:
+    def join(self, wants: Filter, push: Push | None = None) -> Listener:
         """A new listener, from the next event on."""
         beat_at = asyncio.get_running_loop().time() + HEARTBEAT_S
-        listener = Listener(wants, self.next, beat_at)
+        listener = Listener(wants, self.next, beat_at, push)
         self.listeners.add(listener)
         return listener
 
     def leave(self, listener: Listener) -> None:
         """A listener is gone."""
         self.listeners.discard(listener)
+        listener.waiting = False
 
     async def next_chunk(self, listener: Listener) -> bytes | None:
-        """What a listener has not had, as soon as there is something and it is its turn; None at its end."""
+        """What a listener has not had and its connection did not take when it was its turn; None at its end."""
         while True:
+            listener.waiting = True
             await listener.woken.wait()
+            listener.waiting = False
             listener.woken.clear()
             if listener.ended:
                 return None
@@ -123,43 +152,66 @@ class Hub:
                 self._dropped.labels("slow").inc()
                 listener.end("slow")
                 return None
-            chunk = self._chunk(listener)
-            listener.cursor = self.next
-            now = asyncio.get_running_loop().time()
-            if not chunk and now >= listener.beat_at:
-                chunk = heartbeat(self.position)
-            if chunk:
-                listener.beat_at = now + HEARTBEAT_S
-                return chunk
+            chunk = self._news(listener)
+            self._had(listener, chunk)
+            if chunk is not NOTHING:
+                return chunk.text
 
-    def _chunk(self, listener: Listener) -> bytes:
-        """The events from a listener's cursor on, that it wants."""
-        if listener.cursor == self.next:
-            return b""
-        key = listener.wants, listener.cursor
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            some = [self._events[i] for i in range(listener.cursor - self._first, len(self._events))]
-            chunk = self._chunks[key] = b"".join(e.text for e in some if listener.wants.wants(e.record))
+    def _news(self, listener: Listener) -> Chunk:
+        """The events from a listener's cursor on, that it wants; else a heartbeat if one is due."""
+        chunk = NOTHING
+        if listener.cursor < self.next:
+            key = listener.wants, listener.cursor
+            found = self._chunks.get(key)
+            if found is None:
+                some = [self._events[i] for i in range(listener.cursor - self._first, len(self._events))]
+                text = b"".join(e.text for e in some if listener.wants.wants(e.record))
+                found = self._chunks[key] = Chunk.of(text) if text else NOTHING
+            chunk = found
+        if chunk is NOTHING and asyncio.get_running_loop().time() >= listener.beat_at:
+            if self._heartbeat is None:
+                self._heartbeat = Chunk.of(heartbeat(self.position))
+            chunk = self._heartbeat
         return chunk
+
+    def _had(self, listener: Listener, chunk: Chunk) -> None:
+        """It has everything up to now."""
+        listener.cursor = self.next
+        if chunk is not NOTHING:
+            listener.beat_at = asyncio.get_running_loop().time() + HEARTBEAT_S
+
+    def _serve(self, listener: Listener) -> None:
+        """Write to a listener, or have its task do it where that would have to wait."""
+        listener.queued = False
+        if listener.push is not None and listener.waiting and not listener.ended and listener.cursor >= self._first:
+            chunk = self._news(listener)
+            if chunk is NOTHING or listener.push(chunk.coded):
+                self._had(listener, chunk)
+                return
+        listener.woken.set()
 
     def _plan(self, listener: Listener) -> None:
         if not listener.queued:
             listener.queued = True
             self._due.append(listener)
+            self._planned.set()
 
     async def _pump(self) -> None:
-        """Wake who is due, at a rate that leaves the processor to the samples; and send heartbeats."""
-        clock, each = asyncio.get_running_loop().time, max(1, round(WAKES_PER_S * PULSE_S))
-        next_beat = clock()
+        """Serve who is due, at a rate that leaves the processor to the samples; and see to heartbeats."""
+        clock, each = asyncio.get_running_loop().time, max(1, round(SERVED_PER_S * PULSE_S))
+        next_look = clock()
         while True:
             for _ in range(min(each, len(self._due))):
-                listener = self._due.popleft()
-                listener.queued = False
-                listener.woken.set()
-            if clock() >= next_beat:
-                next_beat = clock() + 1.0
+                self._serve(self._due.popleft())
+            if clock() >= next_look:
+                next_look = clock() + LOOK_S
                 for listener in self.listeners:
                     if listener.beat_at <= clock():
                         self._plan(listener)
-            await asyncio.sleep(PULSE_S)
+            if self._due:
+                await asyncio.sleep(PULSE_S)
+                continue
+            self._planned.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_look):
+                    await self._planned.wait()

@@ -6,6 +6,8 @@ longest is closed, those that never finished a request first.
 """
 
 import asyncio
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = False
         self._gone = False
         self._reader: asyncio.TimerHandle | None = None
+        self._itself = weakref.ref(self)  # a scope that held its connection would be freed late
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection has as long as a head has."""
@@ -82,6 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body has its own time."""
+        self.scope["connection"] = self._itself  # type: ignore[typeddict-unknown-key]  # for `push`
         super().on_headers_complete()
         self._wait_for(self.guard.body_s, "body_timeout")
 
@@ -96,6 +100,24 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = True
         if not self._gone and self._timer is None and self.cycle.response_complete:
             self.guard.proven[self] = None
+
+    def push(self, scope: Mapping[str, Any], chunk: bytes) -> bool:
+        """Write a part of an answer that has begun, past ASGI and at once.
+
+        Args:
+            scope: of the request that is answered.
+            chunk: in HTTP's chunked coding.
+
+        Returns:
+            Whether it was written. If not, nothing was: the answer is no such one, or more of it waits here than should.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not scope or not cycle.chunked_encoding or cycle.response_complete:
+            return False
+        if cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.write(chunk)
+        return True
 
     def pause_writing(self) -> None:
         """More of an answer waits here than the buffer should hold: watch whether it is read at all."""

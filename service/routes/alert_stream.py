@@ -1,5 +1,6 @@
 """`GET /v1/alerts/stream`: every change of every alert, as Server-Sent Events."""
 
+from functools import partial
 from typing import Annotated, Literal, cast
 
 import anyio
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 
 from service.delivery.events import Filter
-from service.delivery.hub import Listener
+from service.delivery.hub import Listener, Push
 from service.delivery.position import Position
 from service.deps import RunningDep
 from service.errors import TooManyListeners
@@ -37,6 +38,12 @@ class Farewell:
         """The service stops."""
         if self._listener is not None:
             self._listener.end("stopping")
+
+
+def straight_to(request: Request) -> Push | None:
+    """The way to the connection past ASGI; None where the server is not our own (service/gate/connections.py)."""
+    connection = request.scope.get("connection", lambda: None)()
+    return None if connection is None else partial(connection.push, request.scope)
 
 
 @router.get(
@@ -77,7 +84,7 @@ async def get_alert_stream(
     request.scope["endless"] = True
     farewell = Farewell()
     return EventSourceResponse(
-        delivery.listen(wants, since, farewell.joined),
+        delivery.listen(wants, since, farewell.joined, straight_to(request)),
         ping=0,  # heartbeats come from the hub, with a position
         send_timeout=SEND_TIMEOUT_S,
         shutdown_event=cast("anyio.Event", farewell),

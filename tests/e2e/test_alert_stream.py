@@ -1,6 +1,8 @@
 """The stream of alerts over HTTP, from a real service: keys, resumption, bounds, and its end."""
 
 import json
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -109,3 +111,41 @@ def test_listeners_over_http(tmp_path: Path) -> None:
             assert stream.events[-1][0] == "end"
             assert stream.events[-1][1]["reason"] == "stopping"
             stream.close()
+
+
+def test_a_listener_that_pauses_gets_everything_in_order(tmp_path: Path) -> None:
+    """More comes than the network holds while it does not read: then all of it, once, while another heard it live."""
+    with serving(tmp_path) as (service, client):
+        live = Stream(service.url, {})
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            lazy.settimeout(30.0)
+            lazy.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+            lazy.sendall(b"GET /v1/alerts/stream HTTP/1.1\r\nHost: test\r\n\r\n")
+            text = bytearray()
+            while b"heartbeat" not in text:  # it has joined
+                text += lazy.recv(4_096)
+            wait_until(lambda: live.last_id, "the other to join")
+            note = "x" * 4_000
+            for n in range(10):
+                commit(client, *(alert(f"van-{i}", n=n) | {"note": note} for i in range(100)))
+                wait_until(lambda: len(live.ids()) == 100 * (n + 1), "the other to hear")  # noqa: B023
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            last = live.ids()[-1].encode()
+            while last not in text[-10_000:]:
+                text += lazy.recv(1 << 20)
+        head, _, body = bytes(text).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert re.findall(rb'"event_id":"([^"]+)"', unchunked(body)) == [name.encode() for name in live.ids()]
+        live.close()
+
+
+def unchunked(body: bytes) -> bytes:
+    """The text of a body in HTTP's chunked coding, as far as its chunks are whole."""
+    text, at = b"", 0
+    while (end := body.find(b"\r\n", at)) >= 0:
+        length = int(body[at:end], 16)
+        text += body[end + 2 : end + 2 + length]
+        assert body[end + 2 + length : end + 4 + length] in (b"\r\n", b"\r", b"")
+        at = end + 4 + length
+    return text

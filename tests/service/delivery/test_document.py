@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from service.delivery.hub import KEPT, WAKES_PER_S
+from service.delivery.hub import KEPT, SERVED_PER_S
 from service.delivery.outbox import DEAD_LETTERS, LIMIT, RETAINED
 from service.delivery.payloads import JSON
 from service.delivery.sink_client import MOST_OF_AN_ANSWER, NEVER_AGAIN, SinkClient
@@ -56,7 +56,7 @@ def test_the_figures_are_the_codes() -> None:
         assert shown == ", ".join(f"{model.model_fields[name].default:,g}" for name in names.split())
     for word in PagerDutySink.model_fields["transitions"].default:
         assert f"`{word}`" in table["`transitions`"]
-    for number in (RETAINED, LIMIT, DEAD_LETTERS, KEPT, WAKES_PER_S, Settings().max_listeners):
+    for number in (RETAINED, LIMIT, DEAD_LETTERS, KEPT, SERVED_PER_S, Settings().max_listeners):
         assert f"{number:,}" in TEXT
     assert f"{MOST_OF_AN_ANSWER // 1024} KiB" in TEXT
     final = "400, 410, 413, 415 and 422 are final"

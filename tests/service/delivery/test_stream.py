@@ -147,6 +147,55 @@ def test_a_slow_listener_is_let_go_and_the_others_are_not(store: "redis.Redis", 
     assert ended == 1
 
 
+def test_a_connection_that_takes_nothing_is_waited_for_by_its_own_task(store: "redis.Redis", url: str) -> None:
+    """News go straight to the connections; one that refuses gets the same later, in order, from its task; none gets anything twice."""
+
+    class Pipe:
+        """A connection."""
+
+        def __init__(self) -> None:
+            self.taken, self.open = [b""], True  # the listener's task writes to it as well
+
+        def push(self, chunk: bytes) -> bool:
+            """In the chunked coding."""
+            if self.open:
+                length, _, rest = chunk.partition(b"\r\n")
+                assert rest[int(length, 16) :] == b"\r\n"
+                self.taken.append(rest[:-2])
+            return self.open
+
+        def ids(self) -> list[str]:
+            ear = Ear()
+            ear.take(b"".join(self.taken))
+            return ear.ids()
+
+    async def scenario() -> None:
+        async with working(url, ()) as worker:
+            pipes = [Pipe(), Pipe()]
+
+            async def listen(pipe: Pipe) -> None:
+                async for chunk in worker.delivery.listen(Filter(), None, lambda _: None, pipe.push):
+                    pipe.taken.append(chunk)
+
+            tasks = [asyncio.create_task(listen(pipe)) for pipe in pipes]
+            await until(lambda: all(len(pipe.taken) == 3 for pipe in pipes), "both to join")
+            ids: list[str] = []
+            for n, pipes[1].open in enumerate((True, False, False, True)):
+                before = [len(pipe.taken) for pipe in pipes]
+                ids += [f"van-{i}-1-{n}" for i in range(5)]
+                commit(store, *(alert(f"van-{i}", n=n) for i in range(5)))
+                await until(lambda: all(len(pipe.ids()) == len(ids) for pipe in pipes), "both to hear")  # noqa: B023
+                assert all(len(pipe.taken) > had for pipe, had in zip(pipes, before, strict=True))
+            assert sorted(pipes[0].ids()) == sorted(ids)
+            assert pipes[0].ids() == pipes[1].ids()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert worker.delivery.hub.listeners == set()
+
+    asyncio.run(scenario())
+
+
 def test_many_listeners_share_one_reader(store: "redis.Redis", url: str) -> None:
     """What one listener more costs the store is nothing: three hundred listeners ask it no more often than one."""
 
