@@ -32,10 +32,10 @@ OF_SUMS, OF_STEPS = 1e-4, 1e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def _exact_products() -> Iterator[None]:
-    pytest.importorskip("mamba_ssm", reason="mamba-ssm is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_F32_DEFAULT", "tf32x3")
         patch.setenv("MAMBA_DETERMINISTIC", "1")  # one shape of each kernel: tuning them takes minutes
+        pytest.importorskip("mamba_ssm", reason="mamba-ssm is not installed")
         patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
         patch.setattr(torch.backends.cudnn, "allow_tf32", False)
         yield
