@@ -100,14 +100,24 @@ class ModelRuntime:
         )
 
     def _scores(self, output: NetworkOutput) -> StepScores:
+        logit, mean, log_scale = output.risk_logit, output.forecast_mean, output.forecast_log_scale
+        if logit.device.type != "cpu":  # in one copy: each waits for the device, and then for the interpreter's lock
+            together = torch.cat([logit[:, None], mean, log_scale], 1).cpu()
+            n = mean.shape[1]
+            logit, mean, log_scale = together[:, 0], together[:, 1 : 1 + n], together[:, 1 + n :]
         return StepScores(
-            risk=self.checkpoint.calibration.risk(output.risk_logit.cpu().numpy()),
-            forecast_mean=output.forecast_mean.cpu().numpy(),
-            forecast_log_scale=output.forecast_log_scale.cpu().numpy(),
+            risk=self.checkpoint.calibration.risk(logit.numpy()),
+            forecast_mean=mean.numpy(),
+            forecast_log_scale=log_scale.numpy(),
         )
 
     def read(self, slots: Slots) -> tuple[Singles, Singles]:
         """Copies of conv_state (batch, n_layer, conv_width, d_conv - 1) and ssm_state (batch, n_layer, d_inner, d_state)."""
+        if not len(slots):  # most batches: a device would be asked six times for nothing
+            config = self.checkpoint.config
+            return np.empty((0, *config.conv_state_shape), np.float32), np.empty(
+                (0, *config.ssm_state_shape), np.float32
+            )
         state = self._pool.read(torch.from_numpy(slots).to(self._backend.device))
         return state.conv.cpu().numpy(), state.ssm.cpu().numpy()
 

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +107,10 @@ class Bench:
             accepted([response], b'"applied":%d,' % size)
         return seconds
 
+    def snapshots(self) -> float:
+        """Written in the background so far."""
+        return self.server.count("snapshots_total", result="written")
+
     def singles(self, lanes: Sequence[Lane], ticks: int, rate: float | None) -> tuple[float, list[float]]:
         """Samples per second and latencies of single posts, at a rate or (None) as fast as they are answered."""
         requests = [request for _ in range(ticks) for request in self.fleet.single_requests()]
@@ -129,17 +133,18 @@ class Bench:
             warm_s = self.batches(lanes, warm_ticks)
             ticks = max(2 if few else 1, math.ceil(self.options.round_s * warm_ticks / warm_s))
             rates, cpu_us, traffic, store_us = list[float](), list[float](), list[float](), list[float]()
-            snapshots = list[float]()
+            snapshots, step_us = list[float](), list[float]()
             stages_before, client_before, began = self.server.stages(), time.process_time(), time.perf_counter()
             for _ in range(self.options.rounds):
                 cpu, store_cpu, bytes_before = self.server.cpu_s(), self.store.cpu_s(), self.store.traffic()
-                written = self.server.snapshots()
+                written, step_cpu = self.snapshots(), self.server.count("step_cpu_seconds_total")
                 seconds = self.batches(lanes, ticks)
                 rates.append(n * ticks / seconds)
                 cpu_us.append((self.server.cpu_s() - cpu) / (n * ticks) * 1e6)
                 traffic.append((self.store.traffic() - bytes_before) / (n * ticks))
                 store_us.append((self.store.cpu_s() - store_cpu) / (n * ticks) * 1e6)
-                snapshots.append((self.server.snapshots() - written) / (n * ticks))
+                snapshots.append((self.snapshots() - written) / (n * ticks) * 1e3)
+                step_us.append((self.server.count("step_cpu_seconds_total") - step_cpu) / (n * ticks) * 1e6)
                 self.say(f"{self.mode}: {rates[-1]:,.0f} samples/s, {cpu_us[-1]:.1f} us of processor a sample")
             busy = (time.process_time() - client_before) / (time.perf_counter() - began)
             self.say(f"{self.mode}: the client was busy {100 * busy:.0f} % of the time, requests built included")
@@ -154,8 +159,9 @@ class Bench:
             self.row("server_cpu_per_sample", cpu_us, "us", **batch),
             self.row("store_bytes_per_sample", traffic, "bytes", **batch),
             self.row("store_cpu_per_sample", store_us, "us", **batch),
-            self.row("snapshots_per_1000_samples", [1_000.0 * part for part in snapshots], "count", **batch),
-            self.row("step_share", [step_share(spent)], "%", **batch),
+            self.row("snapshots_per_1000_samples", snapshots, "count", **batch),
+            self.row("step_cpu_per_sample", step_us, "us", **batch),
+            self.row("step_share", [100.0 * s / c for s, c in zip(step_us, cpu_us, strict=True)], "%", **batch),
             *(self.row("stage_time", [us], "us", stage=stage, **batch) for stage, us in spent.items() if us > 0.005),
         ]
 
@@ -185,12 +191,6 @@ class Bench:
             self.row("single_post_p99", p99, "ms", rate=round(offered), connections=len(own)),
             self.row("single_post_p50", p50, "ms", rate=round(offered), connections=len(own)),
         ]
-
-
-def step_share(spent: Mapping[str, float]) -> float:
-    """Percent of the step in a batch's way from `load` to `commit`, by the service's own clocks; NaN without stages."""
-    stages = {name: us for name, us in spent.items() if name.startswith("stage ")}
-    return 100.0 * stages.get("stage step", 0.0) / (sum(stages.values()) or math.nan)
 
 
 def accepted(responses: Sequence[bytes], mark: bytes) -> None:

@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-SNAPSHOTS = "emberwatch_snapshots_total"
 
 
 class ProcessError(RuntimeError):
@@ -131,11 +130,11 @@ class BenchServer:
             return float("nan")
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def snapshots(self) -> float:
-        """How many snapshots it has written so far."""
+    def count(self, series: str, **labels: str) -> float:
+        """Sum of a series of its metrics over all labels but these."""
         families = text_string_to_metric_families(self.get("/metrics").decode())
         samples = (sample for family in families for sample in family.samples)
-        return sum(s.value for s in samples if s.name == SNAPSHOTS and s.labels["result"] == "written")
+        return sum(s.value for s in samples if s.name == f"emberwatch_{series}" and labels.items() <= s.labels.items())
 
     def listed(self) -> dict[str, tuple[int, int]]:
         """Samples and last seq of every vehicle that it lists. Raises OSError."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,12 +141,15 @@ class Advance:
     def _step(self, batch: Batch, features: Features) -> tuple[StepScores, States, States]:
         """The network's part, off the event loop."""
         with self._stages.time("step"), self._metrics.step_duration.time():
+            began = time.thread_time()
             before = self._runtime.read(batch.slots[batch.copy_before])
             if len(features.ratio) == len(batch.slots):
                 scores = self._runtime.step(batch.slots, features)
             else:
                 scores = self._runtime.scan(batch.slots, batch.lengths, features)
-            return scores, before, self._runtime.read(batch.slots[batch.copy_after])
+            after = self._runtime.read(batch.slots[batch.copy_after])
+            self._metrics.step_cpu.inc(time.thread_time() - began)
+            return scores, before, after
 
     def _forecasts(self, batch: Batch, scores: StepScores) -> tuple[Singles, Singles]:
         """(rows, n_channels) means and log-scales made before each row: the head's for a vehicle's first, else the row's before."""

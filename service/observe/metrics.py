@@ -25,6 +25,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.samples = self._counter("samples", "Samples by verdict", ["status"])
         self.step_duration = self._histogram("step_duration_seconds", "One step of a batch through the network", STEP)
+        self.step_cpu = self._counter(
+            "step_cpu_seconds", "Processor time of the thread that steps, waiting by spinning included"
+        )
         self.batch_size = self._histogram("batch_size", "Samples in a batch", (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024))
         self.queue_depth = self._gauge("queue_depth", "Samples waiting for a batch")
         self.http_duration = self._histogram(

@@ -67,6 +67,7 @@ def test_the_ingest_report_has_both_modes_side_by_side() -> None:
     assert rows["ingest_throughput", "journal"]["peer"] == "write-through"
     assert rows["store_bytes_per_sample", "journal"]["peer"] == "state"
     assert rows["store_bytes_per_sample", "journal"]["ratio"] > 1
+    assert rows["step_cpu_per_sample", "journal"]["value"] > 0
     assert 0 < rows["step_share", "journal"]["value"] < 100
     assert rows["snapshots_per_1000_samples", "write-through"]["value"] == 0  # with the commit, not in the background
     stages = {row["params"]["stage"] for row in report["rows"] if row["name"] == "stage_time"}
