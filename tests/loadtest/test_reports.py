@@ -50,13 +50,13 @@ def test_the_readme_quotes_the_open_loop_report() -> None:
 
 
 def test_the_readme_quotes_the_soak() -> None:
-    """Its samples, its memory by quarter, its command; and that it was not the hour."""
+    """Its samples, its memory by quarter; and that it was an hour in which nothing was lost."""
     report = read_report(DOCS / "load" / "soak.json")
     (line,) = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if "loadtest.soak" in line]
     quarter = {r["params"]["quarter"]: r["value"] for r in report["rows"] if r["name"] == "resident_memory_by_quarter"}
     figures = {r["name"]: r["value"] for r in report["rows"]}
     assert f"{round(figures['offered_load'] * figures['duration'], -3):,.0f} samples" in line
     assert f"{quarter[2] / 1e6:.0f} MB in the second quarter, {quarter[4] / 1e6:.0f} MB in the last" in line
-    assert "--start-service --seconds 600 --vans 200" in line
-    assert "--start-service --seconds 600 --vans 200" in report["command"]
-    assert "hour was not run" in line
+    assert figures["duration"] >= 3_600
+    assert figures["samples_lost"] == 0
+    assert "--start-service --seconds 3600" in report["command"]
