@@ -7,7 +7,7 @@ backend `cuda`, as it is called and under a CUDA graph, and the training step. E
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -18,8 +18,6 @@ from kernels.bench_step import CONFIG, Contender, Inputs, Row, describe_device, 
 from kernels.config import MambaConfig
 from kernels.reference import RecurrentState, network_step
 from kernels.weights import random_weights
-
-CONFIGS = (CONFIG, replace(CONFIG, block="mamba2"), replace(CONFIG, block="mamba2", d_state=128))
 
 
 def described(config: MambaConfig) -> str:
@@ -37,9 +35,9 @@ def contender(config: MambaConfig, batch: int) -> Contender:
     return found
 
 
-def rows_for(batch: int, rounds: int) -> Iterator[Row]:
+def rows_for(configs: Sequence[MambaConfig], batch: int, rounds: int) -> Iterator[Row]:
     """Both kinds in turn, round after round; the peer is Mamba-1."""
-    field = [contender(config, batch) for config in CONFIGS]
+    field = [contender(config, batch) for config in configs]
     for _ in range(rounds):
         for one in field:
             one.measure(max(4, 64 // batch))
@@ -52,23 +50,27 @@ def main() -> None:
     """Prints one JSON report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64, 240])
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 64, 240])
+    parser.add_argument(
+        "--d-state", type=int, nargs="+", default=[64, 128], help="of Mamba-2; Mamba-1's is the product's"
+    )
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument(
         "--train", metavar="BATCHxLENGTH", nargs="*", default=["64x2048", "16x34560"], help="on CUDA: training steps"
     )
     given = parser.parse_args()
+    configs = (CONFIG, *(replace(CONFIG, block="mamba2", d_state=d_state) for d_state in given.d_state))
     if given.device == "cuda":
         from kernels.cuda.bench_blocks import step_rows, train_rows  # noqa: PLC0415  (needs a device)
 
         device = torch.cuda.get_device_name()
         sizes = [(int(size.split("x")[0]), int(size.split("x")[1])) for size in given.train]
-        rows = [row for batch in given.batch for row in step_rows(CONFIGS, batch, given.rounds)]
-        rows += [row for batch, length in sizes for row in train_rows(CONFIGS, batch, length, given.rounds)]
+        rows = [row for batch in given.batch for row in step_rows(configs, batch, given.rounds)]
+        rows += [row for batch, length in sizes for row in train_rows(configs, batch, length, given.rounds)]
     else:
         device = describe_device(torch.get_num_threads())
         with torch.inference_mode():
-            rows = [row for batch in given.batch for row in rows_for(batch, given.rounds)]
+            rows = [row for batch in given.batch for row in rows_for(configs, batch, given.rounds)]
     about = {"commit": this_commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
     sys.stdout.write(json.dumps({**about, "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n")
 

@@ -12,7 +12,7 @@ import torch
 from kernels.backend import Backend, TorchBackend, choose_backend
 from kernels.bench_step import Contender, Inputs, Row, on_pool, report
 from kernels.config import MambaConfig
-from kernels.cuda.bench_step import Work, attempt, graphed, microseconds
+from kernels.cuda.bench_step import Work, attempt, graphed, microseconds, say
 from kernels.cuda.bench_training import loss_of
 from kernels.reference import RecurrentState, network_step
 from kernels.training import forward_bf16, training_forward
@@ -34,17 +34,22 @@ class Kind:
         return f"{self.config.block}, d_state {self.config.d_state}, {self.way}"
 
 
-def on_device(inputs: Inputs) -> Inputs:
-    """The same on the GPU."""
-    state = RecurrentState(inputs.state.conv.to(AT), inputs.state.ssm.to(AT))
-    return Inputs(inputs.features.to(AT), inputs.ratio.to(AT), state, inputs.slots.to(AT))
+def drawn(config: MambaConfig, batch: int) -> Inputs:
+    """`Inputs.draw` on the device."""
+    state = RecurrentState(
+        torch.randn(batch, *config.conv_state_shape, device=AT), torch.randn(batch, *config.ssm_state_shape, device=AT)
+    )
+    features = torch.randn(batch, config.d_input, device=AT)
+    return Inputs(features, torch.ones(batch, device=AT), state, 1 + torch.randperm(batch, device=AT))
 
 
 def steps_of(config: MambaConfig, batch: int) -> dict[str, Work]:
     """By name: the step of each backend, checked, as it is called and under a CUDA graph."""
-    weights, inputs = random_weights(config), Inputs.draw(batch, config)
+    weights, inputs = random_weights(config), drawn(config, batch)
     exact = RecurrentState(inputs.state.conv.double(), inputs.state.ssm.double())
-    truth, _ = network_step(config, weights, inputs.features.double(), inputs.ratio.double(), exact)
+    at_float64 = weights.to(device=AT, dtype=torch.float64)
+    truth, _ = network_step(config, at_float64, inputs.features.double(), inputs.ratio.double(), exact)
+    expected = truth.forecast_mean.cpu()
 
     def torch_backend() -> Backend:
         return TorchBackend("torch", config, weights.to(device=AT, dtype=torch.float32), AT)
@@ -52,8 +57,8 @@ def steps_of(config: MambaConfig, batch: int) -> dict[str, Work]:
     found: dict[str, Work] = {}
 
     def add(way: str, make: Callable[[], Backend]) -> None:
-        one = Contender(Kind(config, way).name, on_pool(make(), on_device(inputs), config))
-        one.check(truth.forecast_mean)
+        one = Contender(Kind(config, way).name, on_pool(make(), inputs, config))
+        one.check(expected)
         found[one.name] = one.run
         found[f"{one.name}, graph"] = graphed(one.run)
 
@@ -66,7 +71,7 @@ def step_rows(configs: Sequence[MambaConfig], batch: int, rounds: int) -> Iterat
     """Microseconds of a step, back to back; the peer is Mamba-1's backend `cuda` under a CUDA graph."""
     with torch.inference_mode():
         works = {name: work for config in configs for name, work in steps_of(config, batch).items()}
-        yield from timed(works, Kind(configs[0], "cuda").name + ", graph", "step_time", batch, 1, rounds, repeats=20)
+        yield from timed(works, Kind(configs[0], "cuda").name + ", graph", "step_time", batch, 1, rounds, repeats=10)
 
 
 def training_step(config: MambaConfig, batch: int, length: int, *, chunked: bool) -> Work:
@@ -123,4 +128,5 @@ def timed(
             field[key].times_us.append(microseconds(work, repeats))
     params = {"batch": batch, "length": length, "device": torch.cuda.get_device_name()}
     for one in field.values():
+        say(f"{name} {batch} x {length}: {one.name}: {one.quartiles()[1]:.1f} us")
         yield from report(one, [field[peer]] if peer in field else [one], name, params, 0.0)

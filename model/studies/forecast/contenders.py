@@ -16,7 +16,7 @@ from model.baselines.forecasts import solved
 from model.baselines.stateful_training import Figure, NeuralConfig, State, StatefulNetwork, autocast, train_stateful
 from model.baselines.transformer import TransformerConfig, TransformerNetwork
 from model.network import RiskNetwork
-from model.studies.forecast.windows import WARMUP, Piece, Task, WindowSampler
+from model.studies.forecast.windows import WARMUP, Piece, Rows, Task, WindowSampler
 from model.training.config import TrainingConfig
 from model.training.losses import masked_mean
 from model.training.sampler import Batch
@@ -122,10 +122,10 @@ class NetworkForecast:
         self.network.eval()
         forward = cast(StatefulNetwork, self.network)
         out = [np.zeros((len(piece), task.n_targets)) for piece in task.pieces]
-        every = task.windows()
+        every, rows = task.windows(), Rows(task, self._device)
         for first in range(0, len(every), AT_ONCE):
             group = every[first : first + AT_ONCE]
-            batch = task.batch(group, self._device)
+            batch = rows.batch(group)
             with autocast(self._config, self._device):
                 output, _ = forward(batch.inputs, batch.ratio, forward.initial_state(len(group), self._device))
             moved = output.forecast_mean.float().cpu().numpy()

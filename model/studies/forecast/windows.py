@@ -154,28 +154,42 @@ class Task:
         """(length, n_targets) moves in their units; NaN where there is none."""
         return (moves(piece, self.horizons) / self.unit).reshape(len(piece), -1)
 
-    def batch(self, chosen: Sequence[Window], device: torch.device) -> Batch:
-        """Windows side by side, zeros behind the shorter ones; each starts from the zero state."""
-        length = max(window.stop - window.start for window in chosen)
-        inputs = np.zeros((len(chosen), length, self.d_input), np.float32)
-        targets = np.full((len(chosen), length, self.n_targets), np.nan, np.float32)
-        for row, window in enumerate(chosen):
-            piece, own = self.pieces[window.piece], slice(window.start, window.stop)
-            n = window.stop - window.start
-            inputs[row, :n, : self.n_targets] = np.tile(piece.held[own], len(self.horizons))
-            inputs[row, :n, self.n_targets :] = piece.present[own]
-            # A target may lie behind the window's end: it is looked up in the piece.
-            beyond = Piece(
-                piece.source, *(a[window.start : window.stop + max(self.horizons)] for a in (piece.z, piece.held))
-            )
-            targets[row, :n] = self.targets(beyond)[:n]
+
+class Rows:
+    """Inputs and targets of all pieces of a task on a device, one behind the other, from which windows are taken."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        lengths = [len(piece) for piece in task.pieces]
+        self._starts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
+        self._nothing = sum(lengths)  # the row of zeros that pads short windows
+        total = self._nothing + 1
+        inputs = np.zeros((total, task.d_input), np.float32)
+        targets = np.full((total, task.n_targets), np.nan, np.float32)
+        for start, piece in zip(self._starts, task.pieces, strict=True):
+            own = slice(start, start + len(piece))
+            inputs[own, : task.n_targets] = np.tile(piece.held, len(task.horizons))
+            inputs[own, task.n_targets :] = piece.present
+            targets[own] = task.targets(piece)  # which may lie behind a window's end
         known = ~np.isnan(targets)
         tensors = (inputs, np.where(known, targets, 0.0).astype(np.float32), known)
-        x, z, mask = (torch.from_numpy(array).to(device) for array in tensors)
-        nothing = torch.zeros(x.shape[:2], device=device)
+        self._inputs, self._targets, self._known = (torch.from_numpy(array).to(device) for array in tensors)
+
+    def batch(self, chosen: Sequence[Window]) -> Batch:
+        """Windows side by side, zeros behind the shorter ones; each starts from the zero state."""
+        pieces, starts, stops = (np.array([getattr(w, name) for w in chosen]) for name in ("piece", "start", "stop"))
+        offsets = np.arange((stops - starts).max())
+        rows = np.where(
+            offsets < (stops - starts)[:, None], (self._starts[pieces] + starts)[:, None] + offsets, self._nothing
+        )
+        device = self._inputs.device
+        at = torch.from_numpy(rows.ravel()).to(device)
+        x, z, present = (
+            every.index_select(0, at).unflatten(0, rows.shape) for every in (self._inputs, self._targets, self._known)
+        )
+        nothing = torch.zeros(rows.shape, device=device)
         return Batch(
-            inputs=x, ratio=torch.ones_like(nothing), z=z, present=mask, label=nothing, counted=nothing.bool(),
-            fresh=torch.ones(len(chosen), dtype=torch.bool, device=device),
+            inputs=x, ratio=torch.ones_like(nothing), z=z, present=present,
+            label=nothing, counted=nothing.bool(), fresh=torch.ones(len(chosen), dtype=torch.bool, device=device),
         )  # fmt: skip
 
 
@@ -183,14 +197,14 @@ class WindowSampler:
     """Draws windows of the training part with equal odds."""
 
     def __init__(self, task: Task, batch: int, seed: int, device: torch.device) -> None:
-        self._task, self._batch, self._device = task, batch, device
+        self._rows, self._batch = Rows(task, device), batch
         self._windows = task.windows()
         self._rng = np.random.default_rng(seed)
 
     def draw(self) -> Batch:
         """See `model.baselines.stateful_training.Draws`."""
         picks = self._rng.choice(len(self._windows), self._batch, replace=len(self._windows) < self._batch)
-        return self._task.batch([self._windows[i] for i in picks], self._device)
+        return self._rows.batch([self._windows[i] for i in picks])
 
 
 def described(parts: Mapping[str, Sequence[Segment]]) -> dict[str, dict[str, str | float]]:

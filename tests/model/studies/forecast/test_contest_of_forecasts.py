@@ -22,6 +22,7 @@ from model.studies.forecast.windows import (
     SHARES,
     WARMUP,
     Piece,
+    Rows,
     Task,
     as_pieces,
     moves,
@@ -99,7 +100,7 @@ def test_a_batch_holds_inputs_and_targets_of_its_windows() -> None:
     values[130:133, 1] = np.nan
     task = task_of(values, context=128)
     chosen = [window for window in task.windows() if window.start in {64, 128}]
-    batch = task.batch(chosen, CPU)
+    batch = Rows(task, CPU).batch(chosen)
     (piece,) = task.pieces
     every = task.targets(piece)
     for row, window in enumerate(chosen):
