@@ -2,6 +2,7 @@
 
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ mpl.rcParams.update(
     }
 )
 COORDINATES = re.compile(r'\b(?:d|x|y)="[^"]*"')  # of paths and of what is placed
+LINE = re.compile(r'\bd="(M -?[\d.]+ -?[\d.]+\s+(?:L -?[\d.]+ -?[\d.]+\s*)+)(z?)\s*"')  # one stroke of straight pieces
 LONG = re.compile(r"(\d+\.\d)\d+(?=[ ,)\"\n])")
 FAMILY = re.compile(
     r" font-family: 'DejaVu Sans',[^;\"]*;?"
@@ -68,9 +70,25 @@ def shortened(svg: str) -> str:
     """
     svg = re.sub(r"<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = COORDINATES.sub(lambda found: LONG.sub(r"\1", found[0]), svg)
+    svg = LINE.sub(lambda found: f'd="{by_steps(found[1])}{found[2]}"', svg)
     svg = FAMILY.sub("", svg).replace("*{stroke-linejoin: round; stroke-linecap: butt}", ROOT_STYLE, 1)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     for name, style in re.findall(r'<path id="(\w+)" d="[^"]*" (style="[^"]*")/>', svg):
         svg = re.sub(rf'(<use xlink:href="#{name}" [^>]*?) {re.escape(style)}/>', r"\1/>", svg)  # it has it already
     svg = re.sub(r' transform="rotate\(-?0(?:\.0)? [^"]*\)"', "", svg)
     return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def by_steps(path: str) -> str:
+    """`M x y L x y ...` in tenths of a point as a start and steps from point to point; the points are the same."""
+    tenths = [round(10 * float(number)) for number in re.findall(r"-?[\d.]+", path)]
+    points = list(zip(tenths[::2], tenths[1::2], strict=True))
+    steps = [(x - u, y - v) for (u, v), (x, y) in pairwise(points)]
+    told = [_tenth(x) + ("" if y < 0 else " ") + _tenth(y) for x, y in (points[0], *steps)]
+    return f"M{told[0]}l" + "".join(
+        one if one.startswith("-") or i == 0 else f" {one}" for i, one in enumerate(told[1:])
+    )
+
+
+def _tenth(number: int) -> str:
+    return f"{number / 10:g}"
