@@ -25,8 +25,12 @@ from service.store.changes import Flip, Outcome
 
 logger = structlog.get_logger(__name__)
 
-MAX_WAITING = 64  # states copied and not yet written; what does not fit stays due
-WRITTEN_TOGETHER = 8
+MAX_WAITING = 256  # states copied and not yet written; what does not fit stays due
+MAX_COPIED = 96  # of one batch: more than are due of 4,096 vehicles, few enough to be copied while others wait
+WRITTEN_TOGETHER = (
+    8,
+    32,
+)  # few, so that commits get their turn; more where many wait: each group waits for the event loop
 
 Singles = NDArray[np.float32]
 
@@ -66,8 +70,8 @@ class Snapshotter:
 
     @property
     def room(self) -> int:
-        """How many more states may be handed over."""
-        return MAX_WAITING - len(self._waiting)
+        """How many more states a batch may hand over."""
+        return min(MAX_COPIED, MAX_WAITING - len(self._waiting))
 
     def hand_over(
         self,
@@ -94,7 +98,9 @@ class Snapshotter:
 
     async def _write(self) -> None:
         while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(WRITTEN_TOGETHER, len(self._waiting)))]
+            least, most = WRITTEN_TOGETHER
+            together = min(len(self._waiting), max(least, min(most, len(self._waiting) // 4)))
+            group = [self._waiting.popleft() for _ in range(together)]
             try:
                 flips = await asyncio.to_thread(self._pack, group)
                 outcomes = await self._store.flip(flips)

@@ -101,6 +101,10 @@ class NewVehicles:
         refused: dict[str, str] = {}
         if self._most:
             there = await self._store.roll.count() + len(self._coming)
+            if self._coming and there + len(new) > self._most:  # those that have arrived by now were counted twice
+                coming = set(self._coming)
+                missing = coming - await self._store.roll.known(list(coming))
+                there = await self._store.roll.count() + len(missing)
             room = max(0, self._most - there)
             reason = f"the data set has {there} of {self._most} vehicles (EMBERWATCH_MAX_VEHICLES)"
             refused = dict.fromkeys(new[room:], reason)

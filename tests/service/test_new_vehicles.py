@@ -6,11 +6,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
 
+from service.gate.new_vehicles import NewVehicles
+from service.observe.metrics import Metrics
 from tests.processes import ServiceProcess
 from tests.service.conftest import create, sample
 from tests.service.hostile import MEGABYTE, Fleet, driving, watch_memory
@@ -134,3 +137,37 @@ def test_new_vehicles_have_a_bound(small_fleet: tuple[ServiceProcess, Path], veh
     assert statuses == [200, 200, 429]
     known = f"{service.url}/v1/vehicles/{vehicle}.a-4/telemetry"
     assert httpx.post(known, json=sample(1), headers=bearer(other)).status_code == 200
+
+
+class Roll:
+    """Which vehicles the store has."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+
+    async def count(self) -> int:
+        """All of them."""
+        return len(self.there)
+
+    async def known(self, vehicle_ids: list[str]) -> set[str]:
+        """Those of these."""
+        return self.there & set(vehicle_ids)
+
+
+def test_vehicles_in_hand_that_have_arrived_count_once() -> None:
+    """The last places are not refused because the requests that brought the others have no answer yet."""
+    roll = Roll()
+    door = NewVehicles(SimpleNamespace(roll=roll), lambda _: False, 4, None, Metrics().vehicles_refused)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        async with door.admit("key", ["a", "b"]) as first:
+            assert not first
+            async with door.admit("key", ["c", "d", "e"]) as second:
+                assert set(second) == {"e"}  # a to d have their places, none of them is in the store
+                roll.there |= {"a", "b", "c"}
+                async with door.admit("key", ["d", "f"]) as third:
+                    assert set(third) == {"f"}
+            async with door.admit("key", ["g", "h"]) as last:
+                assert set(last) == {"h"}  # d never came
+
+    asyncio.run(scenario())
