@@ -16,6 +16,7 @@ from service.gate.rate_limit import SampleRate
 from service.observe.metrics import Metrics
 from service.overview.fleet_view import FleetView
 from service.overview.pulse import Pulse
+from service.overview.shared_answers import SharedAnswers
 from service.settings import Settings
 from service.store.store import Store
 from service.wire.decode import Decoder
@@ -38,6 +39,7 @@ class Running:
     new_vehicles: NewVehicles | None  # None: any may come
     delivery: Delivery
     fleet_view: FleetView
+    shared_answers: SharedAnswers
     pulse: Pulse
 
 

@@ -26,6 +26,7 @@ from service.observe.metrics import Metrics
 from service.overview.fleet_counts import FleetCounts
 from service.overview.fleet_view import FleetView
 from service.overview.pulse import Pulse
+from service.overview.shared_answers import SharedAnswers
 from service.records.history import HistoryLayout, Retention
 from service.records.journal import JournalLayout
 from service.settings import Settings, is_loopback, without_secrets
@@ -106,6 +107,7 @@ class Startup:
             new_vehicles=await self._new_vehicles(url, store, engine),
             delivery=delivery,
             fleet_view=fleet_view,
+            shared_answers=SharedAnswers(),
             pulse=await self._pulse(store, engine.context.fingerprint),
         )
 

@@ -36,6 +36,5 @@ class Stepper:
         features: int,
         ratio: int,
         out: int,
-        last_only: bool,
         /,
     ) -> None: ...

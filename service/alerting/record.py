@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import orjson
 
 from model.alert_machine import Phase
 from service.alerting.alerts import AlertPolicy, Rule, Transition
@@ -180,5 +181,5 @@ def read_record(data: bytes | None) -> Record | None:
     """A stored record; None if there is none, or none that this version can read (those before rules had names of their own)."""
     if not data:
         return None
-    record = json.loads(data)
+    record = orjson.loads(data)
     return record if isinstance(record, dict) and "transition" in record else None

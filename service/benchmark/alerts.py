@@ -1,4 +1,4 @@
-"""`emberwatch bench alerts`: from a sample to the webhook under load, and what listeners cost ingest.
+"""`emberwatch bench alerts`: from a sample to the webhook under load, and what listeners and open pages cost ingest.
 
 Every van fires at its first sample after the warm-up, because the threshold is next to nothing: a van that sends its first
 samples is an alert, and so alerts come at a rate of our choosing beside the load.
@@ -49,6 +49,7 @@ class AlertOptions:
         vans: in every batch of the load.
         alerts_per_s: vans that fire, each a notice and an event for every listener.
         listeners: to the stream.
+        pages: that are open (service/benchmark/pages.py).
         rounds: of each measurement.
         round_s: about how long a round lasts.
     """
@@ -56,6 +57,7 @@ class AlertOptions:
     vans: int = 240
     alerts_per_s: float = 5.0
     listeners: int = 1_000
+    pages: int = 50
     rounds: int = 3
     round_s: float = 5.0
 
@@ -101,24 +103,47 @@ def webhook() -> Iterator[Arrivals]:
 
 
 @contextmanager
+def beside(command: Sequence[str], cores: Collection[int] | None, said: list[str]) -> Iterator[None]:
+    """A module in a process of its own; what it says last is appended to `said`. Raises LoadError if it does not get ready."""
+    with on_cores(cores):
+        arguments = [sys.executable, "-m", *command]
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    ready = process.stdout is not None and process.stdout.readline() == "ready\n"
+    try:
+        if not ready:
+            raise LoadError(f"{command[0]} is not served")
+        yield
+    finally:
+        said.append(process.communicate()[0])
+
+
+@contextmanager
 def listening(port: int, n: int, cores: Collection[int] | None) -> Iterator[None]:
-    """So many listeners in a process of their own. Raises LoadError if one was ended or heard less than another, or none anything."""
+    """So many listeners. Raises LoadError if one was ended or heard less than another, or none anything."""
     if n == 0:
         yield
         return
-    command = [sys.executable, "-m", "service.benchmark.listeners", str(port), str(n)]
-    with on_cores(cores):
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    if process.stdout is None or process.stdout.readline() != "ready\n":
-        raise LoadError(f"{n} listeners could not join")
-    try:
+    said = list[str]()
+    with beside(["service.benchmark.listeners", str(port), str(n)], cores, said):
         yield
         time.sleep(3.0)  # the last events go out to all of them
-    finally:
-        said, _ = process.communicate()
-    least, most, ended = map(int, said.split())
+    least, most, ended = map(int, said[0].split())
     if ended or least != most or not most:
         raise LoadError(f"of {n} listeners {ended} were let go; they heard {least} to {most} events")
+
+
+@contextmanager
+def opened(port: int, n: int, cores: Collection[int] | None, vehicle: str) -> Iterator[None]:
+    """So many pages, a third of them of this vehicle. Raises LoadError if one was refused anything, or nothing came."""
+    if n == 0:
+        yield
+        return
+    said = list[str]()
+    with beside(["service.benchmark.pages", str(port), str(n), vehicle], cores, said):
+        yield
+    answers, events, wrong = said[0].rstrip("\n").split(" ", 2)
+    if wrong or not int(answers) or not int(events):
+        raise LoadError(f"{n} pages had {answers} answers and {events} events; {wrong}")
 
 
 @dataclass(slots=True)
@@ -165,12 +190,17 @@ class AlertBench:
         accepted(responses, b'"rejected":0')
         return seconds
 
-    def closed(self, batches: int, every: int) -> float:
-        """Samples per second of batches as fast as they are answered, a van firing after every so many."""
+    def closed(self, batches: int, every: int) -> tuple[float, float]:
+        """Send batches as fast as they are answered, a van firing after every so many.
+
+        Returns:
+            Samples per second, and the service's processor time in us per sample.
+        """
         requests, fires = self.requests([i % every == every - 1 for i in range(batches)])
+        before = self.server.cpu_s()
         seconds = self.send(requests, [0.0] * len(requests))
         samples = (len(requests) - len(fires)) * self.options.vans + len(fires) * (self.warmup + 1)
-        return samples / seconds
+        return samples / seconds, 1e6 * (self.server.cpu_s() - before) / samples
 
     def delays(self, samples_per_s: float) -> list[float]:
         """Seconds from when a sample was due to when the webhook heard of it, beside so many samples per second."""
@@ -209,16 +239,21 @@ def measure(bench: AlertBench, cores: Cores, say: Callable[[str], None]) -> list
     options = bench.options
     never = 1_000_000
     bench.closed(LANES * (bench.warmup + 30), never)  # the load's own vans fire here, once
-    rate = bench.closed(20 * LANES, never)
+    rate, _ = bench.closed(20 * LANES, never)
     every = max(2, round(rate / options.vans / options.alerts_per_s))
     ticks = max(2 * every, round(options.round_s * rate / options.vans))
-    alone, beside = list[float](), list[float]()
+    alone, watched = list[tuple[float, float]](), list[tuple[float, float]]()
+    port, vehicle = bench.server.port, bench.fleets[0].names[0]
     for _ in range(options.rounds):
         alone.append(bench.closed(ticks, every))
-        with listening(bench.server.port, options.listeners, cores.others):
-            beside.append(bench.closed(ticks, every))
-        say(f"{alone[-1]:,.0f} samples/s alone, {beside[-1]:,.0f} beside {options.listeners} listeners")
-    offered = LOAD_SHARE * statistics.median(alone)
+        with (
+            listening(port, options.listeners, cores.others),
+            opened(port, options.pages, cores.others, vehicle),
+        ):
+            watched.append(bench.closed(ticks, every))
+        watchers = f"{options.listeners} listeners and {options.pages} pages"
+        say(f"{alone[-1][0]:,.0f} samples/s alone, {watched[-1][0]:,.0f} beside {watchers}")
+    offered = LOAD_SHARE * statistics.median(rate for rate, _ in alone)
     p50, p99 = list[float](), list[float]()
     for _ in range(options.rounds):
         delays = [1_000.0 * delay for delay in bench.delays(offered)]
@@ -226,12 +261,15 @@ def measure(bench: AlertBench, cores: Cores, say: Callable[[str], None]) -> list
         p99.append(float(np.quantile(delays, 0.99)))
         say(f"sample to webhook: {p50[-1]:.0f} ms in the median, {p99[-1]:.0f} ms at p99, of {len(delays)} alerts")
     params = {"batch": options.vans, "alerts_per_s": options.alerts_per_s}
-    cost = [100.0 * (1.0 - b / a) for a, b in zip(alone, beside, strict=True)]
+    audience = {"listeners": options.listeners, "pages": options.pages}
+    ratios = [after[0] / before[0] for before, after in zip(alone, watched, strict=True)]
+    more_us = [100.0 * (1.0 - before[1] / after[1]) for before, after in zip(alone, watched, strict=True)]
     return [
-        row("ingest_throughput", alone, "samples/s", listeners=0, **params),
-        row("ingest_throughput", beside, "samples/s", listeners=options.listeners, **params)
-        | {"peer": "no listeners", "ratio": statistics.median(b / a for a, b in zip(alone, beside, strict=True))},
-        row("listeners_cost", cost, "%", listeners=options.listeners, **params),
+        row("ingest_throughput", [rate for rate, _ in alone], "samples/s", listeners=0, pages=0, **params),
+        row("ingest_throughput", [rate for rate, _ in watched], "samples/s", **audience, **params)
+        | {"peer": "nobody watches", "ratio": statistics.median(ratios)},
+        row("audience_cost", [100.0 * (1.0 - ratio) for ratio in ratios], "%", **audience, **params),
+        row("audience_share_of_processor", more_us, "%", **audience, **params),
         row("notification_delay_p50", p50, "ms", rate=round(offered), **params),
         row("notification_delay_p99", p99, "ms", rate=round(offered), **params),
     ]

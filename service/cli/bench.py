@@ -99,17 +99,18 @@ def alerts(
     vans: Annotated[int, typer.Option(min=1, max=1_000, help="Each sends one sample in every batch.")] = 240,
     alerts_per_s: Annotated[float, typer.Option(min=0.1, help="Vans that fire beside the load.")] = 5.0,
     listeners: Annotated[int, typer.Option(min=0, max=5_000, help="To GET /v1/alerts/stream.")] = 1_000,
+    pages: Annotated[int, typer.Option(min=0, max=1_000, help="Open pages, which ask and listen as a browser's.")] = 50,
     rounds: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 3,
     round_s: Annotated[float, typer.Option(min=1.0, max=20.0, help="About how long a round lasts.")] = 5.0,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure the way from a sample to the webhook under load, and what listeners cost ingest.
+    """Measure the way from a sample to the webhook under load, and what listeners and open pages cost ingest.
 
     Exit code 1 if a sample was not applied, an alert did not arrive or a listener did not hear what the others heard.
     """
     with refusing(ProcessError):
-        options = AlertOptions(vans, alerts_per_s, listeners, rounds, round_s)
+        options = AlertOptions(vans, alerts_per_s, listeners, pages, rounds, round_s)
         try:
             report = measure_alerts(options, lambda line: console.print(line, highlight=False))
         except LoadError as error:

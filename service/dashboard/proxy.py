@@ -23,7 +23,15 @@ READS = re.compile(
     r"/v1/(?:fleet|service|model|alerts(?:/[^/]+)?|silences|vehicles(?:/[^/]+(?:/trend)?)?)|/livez|/readyz"
 )
 WRITES = re.compile(r"/v1/alerts/[^/]+/ack|/v1/silences(?:/[^/]+)?")
-SENT_ON = ("accept", "accept-encoding", "authorization", "content-type", "if-none-match", "last-event-id")
+SENT_ON = (
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "cache-control",
+    "content-type",
+    "if-none-match",
+    "last-event-id",
+)
 SENT_BACK = (
     "cache-control",
     "content-encoding",

@@ -32,11 +32,17 @@ PHASE_NAMES = np.array([*(phase.name.lower() for phase in Phase), "stale"])
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One version of the fleet, ready to be sent."""
+    """One version of what many ask for, ready to be sent."""
 
     etag: str
     body: bytes
     packed: bytes  # gzip
+
+    @staticmethod
+    def of(body: bytes, before: "Document | None" = None) -> "Document":
+        """With its entity tag; the one before if it is the same."""
+        etag = f'"{xxhash.xxh3_64_hexdigest(body)}"'
+        return before if before is not None and before.etag == etag else Document(etag, body, gzip.compress(body, 1))
 
 
 class FleetView:
@@ -98,10 +104,7 @@ class FleetView:
         order = np.lexsort((names, -risk))[:MOST_SHOWN]
         names, heads = names[order], heads[order]
         body = orjson.dumps(self._told(names, heads, found), option=orjson.OPT_SERIALIZE_NUMPY)
-        etag = f'"{xxhash.xxh3_64_hexdigest(body)}"'
-        if self._document is not None and self._document.etag == etag:
-            return self._document
-        return Document(etag, body, gzip.compress(body, 1))
+        return Document.of(body, self._document)
 
     def _unpacked(self, data: list[bytes]) -> Heads:
         """(vehicles,) heads; what is damaged or was written by another version is read as a worker would read it."""

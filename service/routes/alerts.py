@@ -2,10 +2,13 @@
 
 import fnmatch
 import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from typing import Annotated
 
+import orjson
 import structlog
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.alerting.record import Record, dumped, field_of, place_of, read_record
@@ -13,13 +16,17 @@ from service.alerting.schemas import Alert, AlertList, PhaseName, RuleName, Seve
 from service.alerting.stored import StoredAlerts
 from service.deps import Running, RunningDep
 from service.errors import ServiceError, StoreUnavailable
+from service.overview.shared_answers import max_age_of
 from service.routes.cursor import InvalidCursor, decode_cursor, encode_cursor
+from service.routes.documents import told
 from service.routes.schemas import problems
+from service.routes.state import ETAG_HEADER, IfNotKnown
 
 logger = structlog.get_logger(__name__)
 router = APIRouter(tags=["alerts"])
 
 MAX_ATTEMPTS = 5
+WRITTEN = 4_096  # alerts kept as they were last answered, about 3 kB each
 
 AlertIdPath = Annotated[
     str, Path(max_length=200, description="`id` of an alert", examples=["van-1.thermal_risk.1.1751261600029"])
@@ -50,8 +57,18 @@ class NewAcknowledgement(BaseModel):
     )
 
 
-@router.get("/v1/alerts", responses=problems(422, 503), summary="List alerts")
+@router.get(
+    "/v1/alerts",
+    response_model=AlertList,
+    responses={
+        200: {"description": "gzip where it is accepted", "headers": ETAG_HEADER},
+        304: {"description": "nothing has changed since", "headers": ETAG_HEADER},
+        **problems(422, 503),
+    },
+    summary="List alerts",
+)
 async def get_alerts(
+    request: Request,
     running: RunningDep,
     phase: Annotated[list[PhaseName] | None, Query(description="only these phases", examples=["firing"])] = None,
     rule: Annotated[RuleName | None, Query(description="only of this rule")] = None,
@@ -62,28 +79,47 @@ async def get_alerts(
     acknowledged: Annotated[bool | None, Query(description="only those that somebody has taken on, or nobody")] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="alerts on a page", examples=[100])] = 100,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
-) -> AlertList:
+    if_none_match: IfNotKnown = None,
+    cache_control: Annotated[
+        str | None, Header(description="`max-age=2`: an answer made for another reader two seconds ago will do")
+    ] = None,
+) -> Response:
     """The last alert of each vehicle and rule, the latest change first; a pending one may still lapse."""
     after = None if cursor is None else place_named_by(cursor)
-    only_open = phase is not None and "resolved" not in phase
-    stored = await (running.store.alerts.open() if only_open else running.store.alerts.all())
-    chosen = [
-        record
-        for record in map(read_record, stored)
-        if record is not None
-        and (phase is None or record["phase"] in phase)
-        and rule in {None, record["rule"]}
-        and severity in {None, record["severity"]}
-        and (vehicle_id is None or fnmatch.fnmatchcase(record["vehicle_id"], vehicle_id))
-        and (acknowledged is None or (record["acknowledged"] is not None) == acknowledged)
-        and (after is None or place_in_list(record) < after)
-    ]
-    page = sorted(chosen, key=place_in_list, reverse=True)[: limit + 1]
-    more = len(page) > limit
-    return AlertList(
-        alerts=[Alert(**record) for record in page[:limit]],
-        next_cursor=encode_cursor(*place_in_list(page[limit - 1])) if more else None,
-    )
+
+    def wanted(record: Record) -> bool:
+        return (
+            (phase is None or record["phase"] in phase)
+            and rule in {None, record["rule"]}
+            and severity in {None, record["severity"]}
+            and (vehicle_id is None or fnmatch.fnmatchcase(record["vehicle_id"], vehicle_id))
+            and (acknowledged is None or (record["acknowledged"] is not None) == acknowledged)
+            and (after is None or place_in_list(record) < after)
+        )
+
+    async def read() -> Callable[[], bytes]:
+        only_open = phase is not None and "resolved" not in phase
+        stored = await (running.store.alerts.open() if only_open else running.store.alerts.all())
+        return partial(page_of, stored, wanted, limit)
+
+    document = await running.shared_answers.get(request.url.query, max_age_of(cache_control), read)
+    return told(document, request, if_none_match)
+
+
+def page_of(stored: Iterable[bytes | None], wanted: Callable[[Record], bool], limit: int) -> bytes:
+    """The first page of those that are wanted, as JSON."""
+    read = ((read_record(data), data) for data in stored)
+    chosen = [(place_in_list(record), data) for record, data in read if record is not None and data and wanted(record)]
+    page = sorted(chosen, reverse=True)[: limit + 1]
+    cursor = encode_cursor(*page[limit - 1][0]) if len(page) > limit else None
+    texts = [written(data) for _, data in page[:limit]]
+    return b'{"alerts":[%b],"next_cursor":%b}' % (b",".join(texts), orjson.dumps(cursor))
+
+
+@lru_cache(maxsize=WRITTEN)
+def written(record: bytes) -> bytes:
+    """A record as the answers have it, checked; most of a list is what it was two seconds ago."""
+    return Alert(**orjson.loads(record)).model_dump_json().encode()
 
 
 @router.get("/v1/alerts/{alert_id}", responses=problems(404, 422, 503), summary="One alert")

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.deps import RunningDep
+from service.routes.documents import told
 from service.routes.schemas import example, problems
-from service.routes.state import ETAG_HEADER, IfNotKnown, entity_tags
+from service.routes.state import ETAG_HEADER, IfNotKnown
 
 router = APIRouter(tags=["overview"])
 
@@ -116,13 +117,7 @@ class ServiceHealth(BaseModel):
 async def get_fleet(request: Request, running: RunningDep, if_none_match: IfNotKnown = None) -> Response:
     """Status, risk, position and last sign of life of every vehicle. Made once for all who ask, every two seconds at most."""
     document = await running.fleet_view.document()
-    headers = {"ETag": document.etag, "Vary": "Accept-Encoding", "Cache-Control": "no-cache"}
-    if if_none_match is not None and entity_tags(if_none_match) & {document.etag, "*"}:
-        return Response(status_code=304, headers=headers)
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        headers["Content-Encoding"] = "gzip"
-        return Response(document.packed, media_type="application/json", headers=headers)
-    return Response(document.body, media_type="application/json", headers=headers)
+    return told(document, request, if_none_match)
 
 
 @router.get("/v1/service", response_model=ServiceHealth, summary="How the service fares")

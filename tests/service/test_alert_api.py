@@ -63,6 +63,20 @@ def test_the_list_is_filtered_and_paged(alarmed: httpx.Client) -> None:
     assert vehicle["phases"] == {"thermal_risk": "firing", "telemetry_anomaly": "inactive"}
 
 
+def test_a_list_is_shared_by_those_who_take_an_older_one(alarmed: httpx.Client) -> None:
+    """Who says how old a list may be gets the one made for another; who does not, what is there now; a known one is 304."""
+    old = {"Cache-Control": "no-transform, max-age=10"}
+    before = alarmed.get("/v1/alerts?vehicle_id=late-*", headers=old)
+    assert before.json() == {"alerts": [], "next_cursor": None}
+    alarmed.post("/v1/vehicles/late-1/telemetry", json=[sample(k) for k in range(61)])
+    assert alarmed.get("/v1/alerts?vehicle_id=late-*", headers=old).json() == before.json()
+    assert alarmed.get("/v1/alerts?vehicle_id=late-?", headers=old).json() != before.json()  # another question
+    now = alarmed.get("/v1/alerts?vehicle_id=late-*")
+    assert [alert["vehicle_id"] for alert in now.json()["alerts"]] == ["late-1"]
+    known = alarmed.get("/v1/alerts?vehicle_id=late-*", headers=old | {"If-None-Match": now.headers["etag"]})
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", now.headers["etag"])
+
+
 @pytest.mark.parametrize(
     ("path", "status", "kind"),
     [

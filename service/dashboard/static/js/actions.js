@@ -4,7 +4,7 @@ import { post, Problem, remove } from "./api.js";
 import { ask, signIn } from "./dialogs.js";
 import { el, toast } from "./dom.js";
 import { ago, now, span } from "./format.js";
-import { polls } from "./live.js";
+import { polls, readAnew } from "./live.js";
 
 const NAME = "emberwatch-name"; // who acts; kept on this device
 const DURATIONS = [["1 hour", 3600], ["4 hours", 14400], ["1 day", 86400], ["1 week", 604800]];
@@ -16,7 +16,7 @@ async function act(work, done) {
   try {
     await work();
     toast(done);
-    polls.alerts.soon();
+    readAnew();
     polls.silences?.soon();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;

@@ -44,9 +44,11 @@ async function ask(path, options = {}) {
 }
 
 // What is there now, and whether it is new since this page asked last.
-export async function get(path) {
+// With `maxAge` (seconds) an answer that was made for another reader so long ago will do.
+export async function get(path, maxAge = 0) {
   const known = seen.get(path);
-  const response = await ask(path, { headers: headers(known ? { "If-None-Match": known.etag } : {}) });
+  const more = { ...(known ? { "If-None-Match": known.etag } : {}), ...(maxAge ? { "Cache-Control": `max-age=${maxAge}` } : {}) };
+  const response = await ask(path, { headers: headers(more) });
   if (response.status === 304) return { value: known.value, fresh: false };
   const value = await response.json();
   const etag = response.headers.get("ETag");

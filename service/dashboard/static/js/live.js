@@ -11,6 +11,10 @@ const heard = new Map(); // name -> when it was last answered
 const OPEN = ["firing", "recovering", "stale", "pending"];
 const WEIGHT = { firing: 4, recovering: 3, stale: 2, pending: 1 };
 
+const SHARED_S = 5; // so old may a list of alerts be that was made for another page
+let mustBeNew = true; // at first, after a gap in the stream, and after this page changed something
+let recent = []; // events that such a list may not have yet
+
 const tell = (name, detail) => changes.dispatchEvent(new CustomEvent(name, { detail }));
 export const on = (name, then) => {
   changes.addEventListener(name, then);
@@ -79,11 +83,20 @@ async function readFleet() {
 
 async function readAlerts() {
   const phases = OPEN.map((phase) => `phase=${phase}`).join("&");
+  const maxAge = mustBeNew ? 0 : SHARED_S;
+  mustBeNew = false;
   const [open, resolved] = await Promise.all([
-    get(`/v1/alerts?${phases}&limit=1000`), get("/v1/alerts?phase=resolved&limit=50"),
+    get(`/v1/alerts?${phases}&limit=1000`, maxAge), get("/v1/alerts?phase=resolved&limit=50", maxAge),
   ]);
-  take([...open.value.alerts, ...resolved.value.alerts]);
+  let alerts = [...open.value.alerts, ...resolved.value.alerts];
+  recent = recent.filter(({ at }) => at > performance.now() - 1000 * (SHARED_S + 3));
+  for (const { record } of recent) if (!hasLater(alerts, record)) alerts = changed(alerts, record);
+  take(alerts);
 }
+
+// Whether a list tells a later state of a vehicle and rule than an event does.
+const hasLater = (alerts, { vehicle_id, rule, updated_ms }) => alerts.some((alert) => alert.vehicle_id === vehicle_id && alert.rule === rule
+  && (alert.updated_ms > updated_ms || (alert.updated_ms === updated_ms && alert.acknowledged)));
 
 function take(alerts) {
   data.alerts = alerts.sort((a, b) => b.updated_ms - a.updated_ms);
@@ -97,11 +110,16 @@ function take(alerts) {
 }
 
 // One change of an alert: it takes the place of what its vehicle and rule had.
-function apply(record) {
-  const others = data.alerts.filter(
+function changed(alerts, record) {
+  const others = alerts.filter(
     (alert) => alert.vehicle_id !== record.vehicle_id || alert.rule !== record.rule || (!isOpen(alert) && alert.id !== record.id),
   );
-  take(record.phase === "inactive" || record.phase === "lapsed" ? others : [record, ...others]);
+  return record.phase === "inactive" || record.phase === "lapsed" ? others : [record, ...others];
+}
+
+function apply(record) {
+  recent.push({ record, at: performance.now() });
+  take(changed(data.alerts, record));
   if (record.transition === "firing" || record.transition === "escalated") tell("fired", record);
 }
 
@@ -118,12 +136,12 @@ async function follow() {
         if (!event.data) continue;
         const told = JSON.parse(event.data);
         if (told.vehicle_id && told.phase) apply(told);
-        else polls.alerts.soon();
+        else readAnew();
       }
     } catch (error) {
       if (error instanceof Problem && error.status === 404) return; // a service without the stream: asking has to do
     }
-    polls.alerts.soon(); // what came meanwhile
+    readAnew(); // what came meanwhile
     await new Promise((then) => setTimeout(then, 2000 + 4000 * Math.random()));
   }
 }
@@ -147,6 +165,11 @@ export function statusOf(vehicle) {
 export const isSilent = (vehicle) => now() - vehicle.heard > 1000 * (data.fleet?.stale_after_s ?? 300);
 
 export const polls = {};
+export function readAnew() {
+  mustBeNew = true;
+  polls.alerts.soon();
+}
+
 export function start() {
   polls.fleet = every("fleet", 3000, readFleet);
   polls.alerts = every("alerts", 10000, readAlerts);
