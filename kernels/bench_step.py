@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def report(contender: Contender, peers: list[Contender], name: str, params: Row,
 
 
 def replay_rows(weights: NetworkWeights, batch: int, length: int, rounds: int, floor: float) -> Iterator[Row]:
-    """Replaying journals by the C++ scan against stepping them one sample after another."""
+    """Replaying journals by the C++ scan against stepping them one sample after another; both give the last outputs."""
     backend, inputs = CpuBackend(CONFIG, weights), Inputs.draw(batch)
     features = torch.randn(length, batch, CONFIG.d_input)
     by_vehicle = features.transpose(0, 1).flatten(0, 1).contiguous()
@@ -186,8 +186,7 @@ def replay_rows(weights: NetworkWeights, batch: int, length: int, rounds: int, f
         return [backend.step(pools[0], inputs.slots, sample, inputs.ratio) for sample in features][-1]
 
     def scan() -> NetworkOutput:
-        output = backend.scan_packed(pools[1], inputs.slots, lengths, by_vehicle, ratio)
-        return NetworkOutput(*(value[length - 1 :: length] for value in astuple(output)))
+        return backend.scan_packed(pools[1], inputs.slots, lengths, by_vehicle, ratio, last_only=True)
 
     stepping, scanning = Contender("cpu, step by step", steps), Contender("cpu", scan)
     scanning.check(stepping.run().forecast_mean.double())

@@ -36,5 +36,6 @@ class Stepper:
         features: int,
         ratio: int,
         out: int,
+        last_only: bool,
         /,
     ) -> None: ...

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.config import MambaConfig
 from kernels.cpu.pack import pack_weights
-from kernels.packed import last_outputs, split_outputs
+from kernels.packed import split_outputs
 from kernels.pool import StatePool
 from kernels.reference import NetworkOutput, RecurrentState
 from kernels.weights import NetworkWeights
@@ -118,19 +118,29 @@ class CpuBackend:
         last_only: bool = False,
     ) -> NetworkOutput:
         """See `Backend.scan_packed`. Raises ValueError and IndexError as `step` does."""
-        output = split_outputs(self._config, self._advance(pool, slots, lengths, features, ratio))
-        return last_outputs(self._config, output, lengths) if last_only else output
+        return split_outputs(self._config, self._advance(pool, slots, lengths, features, ratio, last_only=last_only))
 
     def _advance(
-        self, pool: StatePool, slots: Tensor, lengths: Tensor | None, features: Tensor, ratio: Tensor
+        self,
+        pool: StatePool,
+        slots: Tensor,
+        lengths: Tensor | None,
+        features: Tensor,
+        ratio: Tensor,
+        *,
+        last_only: bool = False,
     ) -> Tensor:
-        """The heads' outputs (rows, 2 * n_channels + 1), freshly allocated since the caller keeps them."""
+        """The heads' outputs (rows, 2 * n_channels + 1), freshly allocated since the caller keeps them.
+
+        With `last_only` (vehicles, 2 * n_channels + 1), NaN where there was no sample.
+        """
         slots = _int64(slots)
         features, ratio = _fp32(features), _fp32(ratio)
         if lengths is not None:
             lengths = _int64(lengths)
         self._check(pool, slots, lengths, features, ratio)
-        out = torch.empty(len(ratio), 2 * self._config.n_channels + 1)
+        width = 2 * self._config.n_channels + 1
+        out = torch.full((len(slots), width), torch.nan) if last_only else torch.empty(len(ratio), width)
         self._stepper.advance(
             pool.conv.data_ptr(),
             pool.ssm.data_ptr(),
@@ -141,6 +151,7 @@ class CpuBackend:
             features.data_ptr(),
             ratio.data_ptr(),
             out.data_ptr(),
+            last_only,
         )
         return out
 

@@ -39,6 +39,12 @@ inline Vec exp2(Vec x) {
 }
 #endif
 
+// 2^x. kSmall: |x| is known to be below a half, where the fraction is x itself: the same bits for three operations less.
+template <bool kSmall>
+inline Vec exp2_of(Vec x) {
+  return kSmall ? exp2_fraction(x) : exp2(x);
+}
+
 // x / (1 + exp(-x))
 inline Vec silu(Vec x) { return x / (1.0f + exp2(x * -kLog2E)); }
 

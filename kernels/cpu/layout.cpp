@@ -42,6 +42,7 @@ Block read_block(const Sizes& s, Reader& reader) {
   block.x_proj = reader.linear(s.d_inner, s.projected());
   block.dt_proj = reader.linear(s.dt_rank, inner);
   block.decay = reader.take(std::size_t(s.d_inner) * padded(s.d_state));
+  block.steepest = reader.take(inner);
   block.skip = reader.take(inner);
   block.out_proj = reader.linear(s.d_inner, padded(s.d_model));
   return block;

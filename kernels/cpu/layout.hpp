@@ -41,6 +41,13 @@ struct Linear {
 constexpr int kNarrowInputs = 4;  // inputs whose weights share three words
 constexpr int narrow_groups(int depth) { return (depth + kNarrowInputs - 1) / kNarrowInputs; }
 
+// Some of a projection's outputs, from `first` on, a multiple of kPad as `outputs` is.
+inline Linear part(const Linear& of, int first, int outputs) {
+  const std::size_t narrow_words = std::size_t(narrow_groups(of.depth)) * 3;
+  return {of.weight + std::size_t(first) * of.depth, of.narrow + first * narrow_words, of.bias + first, of.scale + first,
+          of.depth, outputs};
+}
+
 struct Block {
   Linear in_proj;          // RMSNorm's weight folded in; u, then z, each padded
   const float* conv_taps;  // (d_conv, padded d_inner): a tap of all channels is one run
@@ -48,7 +55,8 @@ struct Block {
   Linear x_proj;           // dt, B, C, each padded
   Linear dt_proj;
   const float* decay;  // (d_inner, padded d_state): -exp(A_log) * log2(e), so that exp(dt * A) = exp2(dt * decay)
-  const float* skip;   // (padded d_inner,): D
+  const float* steepest;  // (padded d_inner,): the largest |decay| of each channel
+  const float* skip;      // (padded d_inner,): D
   Linear out_proj;
 };
 
@@ -70,7 +78,8 @@ struct Batch {
   const std::int64_t* starts;  // (vehicles + 1,) first row of each vehicle
   const float* features;       // (rows, d_input)
   const float* ratio;          // (rows,) elapsed time over the nominal interval
-  float* out;                  // (rows, 2 * n_channels + 1): means, log scales, risk logit
+  float* out;                  // (rows, or vehicles with last_only, 2 * n_channels + 1): means, log scales, risk logit
+  bool last_only;              // outputs of each vehicle's last row only; of one without rows they stay as they are
 };
 
 // Rows that one thread carries through the network together. More rows share each load of the weights; fewer keep the

@@ -60,12 +60,12 @@ class Stepper {
 
   void advance(std::uintptr_t conv_state, std::uintptr_t ssm_state, std::int64_t n_slots, std::uintptr_t slots,
                std::uintptr_t lengths, std::int64_t vehicles, std::uintptr_t features, std::uintptr_t ratio,
-               std::uintptr_t out) {
+               std::uintptr_t out, bool last_only) {
     const std::lock_guard<std::mutex> one_call_at_a_time(mutex_);
     plan(pointer<const std::int64_t>(slots), pointer<const std::int64_t>(lengths), vehicles, n_slots);
     batch_ = {pointer<float>(conv_state),       pointer<float>(ssm_state),    pointer<const std::int64_t>(slots),
               starts_.data(),                   pointer<const float>(features), pointer<const float>(ratio),
-              pointer<float>(out)};
+              pointer<float>(out),              last_only};
     next_task_ = 0;
     const int members = int(tasks_.size()) < team_.size() ? int(tasks_.size()) : team_.size();
     const auto work = [](void* self, int member) { static_cast<Stepper*>(self)->work(member); };

@@ -47,7 +47,9 @@ def _block(config: MambaConfig, block: BlockWeights, lanes: int) -> Iterator[Ten
     yield _pad(block.conv1d_bias)
     yield from linear_parts(x_proj, x_proj.new_zeros(len(x_proj)), lanes)
     yield from linear_parts(_pad(block.dt_proj), _pad(block.dt_proj_bias), lanes)
-    yield _pad((-torch.exp(block.A_log) * LOG2_E).T).T
+    decay = -torch.exp(block.A_log) * LOG2_E
+    yield _pad(decay.T).T
+    yield _pad(-decay.amin(1))
     yield _pad(block.D)
     out_proj = _pad(block.out_proj)
     yield from linear_parts(out_proj, out_proj.new_zeros(len(out_proj)), lanes)

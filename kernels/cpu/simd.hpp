@@ -34,6 +34,17 @@ inline IntVec load(const std::int32_t* from) { return *reinterpret_cast<const Un
 inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 inline Vec broadcast(float value) { return value - Vec{}; }  // minus zero folds away, plus zero would not
 
+// a * b + c, for where the sum has two products: which of them a compiler fuses may differ from place to place.
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // The first `count` lanes from memory, zero in the others; reads nothing beyond them.
 inline Vec load_part(const float* from, int count) {
   float lanes[kLanes] = {};

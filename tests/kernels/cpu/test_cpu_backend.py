@@ -121,6 +121,32 @@ def test_packed_sequences_of_different_lengths_equal_the_float64_scan(
 
 
 @needs_extension
+@pytest.mark.parametrize("size", [FULL, SIZES[1], replace(SMALL, d_state=21)], ids=["full", "odd", "odd state"])
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_a_replay_equals_its_steps_bit_for_bit(isa: str, size: MambaConfig, make_weights: MakeWeights) -> None:
+    """Journals of 0 to 40 samples, some vehicles ending in every block of rows and some in none; all outputs or the last."""
+    backend = CpuBackend(size, make_weights(size), isa=isa)
+    lengths = torch.tensor([0, 40, 1, 1, 1, 17, 30, 3])
+    n, ends = len(lengths), lengths.cumsum(0)
+    start, features = random_state(size, n), torch.randn(int(ends[-1]), size.d_input)
+    ratio = torch.exp(torch.randn(len(features)))
+    pools = [poisoned_pool(size, n + 1, backend.device) for _ in range(3)]
+    for pool in pools:
+        pool.write(torch.arange(1, n + 1), start)
+    every = backend.scan_packed(pools[1], torch.arange(1, n + 1), lengths, features, ratio)
+    last = backend.scan_packed(pools[2], torch.arange(1, n + 1), lengths, features, ratio, last_only=True)
+    for i in range(1, n):
+        for row in range(int(ends[i - 1]), int(ends[i])):
+            output = backend.step(pools[0], torch.tensor([i + 1]), features[row, None], ratio[row, None])
+            assert torch.equal(join_outputs(output), join_outputs(every)[row, None])
+        assert torch.equal(join_outputs(output), join_outputs(last)[i, None])
+    assert join_outputs(last)[0].isnan().all()
+    for pool in pools[1:]:
+        assert torch.equal(pool.ssm[1:], pools[0].ssm[1:])
+        assert torch.equal(pool.conv[1:], pools[0].conv[1:])
+
+
+@needs_extension
 @pytest.mark.slow
 def test_a_day_of_steps_at_full_size_on_every_instruction_set(make_weights: MakeWeights) -> None:
     """17,280 steps of the product's network: state within 1e-4 of the float64 scan, and stepping equals our scan."""
