@@ -34,6 +34,7 @@ CONFIG = MambaConfig(d_input=22, n_channels=9)  # the product's network
 TOLERANCE = 1e-4  # relative error of the outputs against float64
 
 Row = dict[str, Any]
+Clock = Callable[[], float]  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,13 @@ class Contender:
         if not error < TOLERANCE:
             raise RuntimeError(f"{self.name} is off by {error:.1e} (relative norm); nothing was measured")
 
-    def measure(self, repeats: int) -> None:
+    def measure(self, repeats: int, clock: Clock) -> None:
         """Adds the mean of `repeats` runs, microseconds, after one untimed run that evicts the previous contender."""
         self.run()
-        start = time.perf_counter()
+        start = clock()
         for _ in range(repeats):
             self.run()
-        self.times_us.append((time.perf_counter() - start) / repeats * 1e6)
+        self.times_us.append((clock() - start) / repeats * 1e6)
 
     def quartiles(self) -> tuple[float, float, float]:
         """Lower quartile, median, upper quartile, microseconds."""
@@ -139,18 +140,18 @@ def state_bandwidth() -> float:
     return array.numel() * 4 / best
 
 
-def rows_for(weights: NetworkWeights, batch: int, rounds: int, bandwidth: float, *, compiled: bool) -> Iterator[Row]:
+def rows_for(weights: NetworkWeights, batch: int, bandwidth: float, options: "Options") -> Iterator[Row]:
     """Checks, measures and reports all contenders at one batch size."""
     inputs = Inputs.draw(batch)
     exact = RecurrentState(inputs.state.conv.double(), inputs.state.ssm.double())
     truth, _ = network_step(CONFIG, weights, inputs.features.double(), inputs.ratio.double(), exact)
-    field = list(contenders(weights, inputs, compiled=compiled))
+    field = list(contenders(weights, inputs, compiled=options.compiled))
     for contender in field:
         contender.check(truth.forecast_mean)
     repeats = max(4, 64 // batch)
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for contender in field:
-            contender.measure(repeats)
+            contender.measure(repeats, options.clock)
     peers = [contender for contender in field if contender.name.startswith("torch")]
     floor = batch * CONFIG.state_bytes / bandwidth * 1e6
     for contender in field:
@@ -174,7 +175,7 @@ def report(contender: Contender, peers: list[Contender], name: str, params: Row,
         }
 
 
-def replay_rows(weights: NetworkWeights, batch: int, length: int, rounds: int, floor: float) -> Iterator[Row]:
+def replay_rows(weights: NetworkWeights, batch: int, length: int, floor: float, options: "Options") -> Iterator[Row]:
     """Replaying journals by the C++ scan against stepping them one sample after another; both give the last outputs."""
     backend, inputs = CpuBackend(CONFIG, weights), Inputs.draw(batch)
     features = torch.randn(length, batch, CONFIG.d_input)
@@ -190,9 +191,9 @@ def replay_rows(weights: NetworkWeights, batch: int, length: int, rounds: int, f
 
     stepping, scanning = Contender("cpu, step by step", steps), Contender("cpu", scan)
     scanning.check(stepping.run().forecast_mean.double())
-    for _ in range(rounds):
-        stepping.measure(1)
-        scanning.measure(1)
+    for _ in range(max(3, options.rounds // 5)):
+        stepping.measure(1, options.clock)
+        scanning.measure(1, options.clock)
     yield from report(scanning, [stepping], "scan_time", {"batch": batch, "length": length}, floor)
 
 
@@ -225,6 +226,7 @@ class Options:
     compiled: bool = True  # torch.compile as a peer; it compiles for minutes
     scan: bool = True
     train: bool = True  # the training step, on CUDA only
+    clock: Clock = time.perf_counter  # of the processor's contenders
     sweep: bool = False  # also time other ways of cutting the CUDA step; printed on standard error only
 
 
@@ -238,10 +240,10 @@ def cpu_rows(options: Options) -> list[Row]:
     with torch.inference_mode():
         bandwidth = state_bandwidth()
         for batch in options.batches or CPU_BATCHES:
-            rows += rows_for(weights, batch, options.rounds, bandwidth, compiled=options.compiled)
+            rows += rows_for(weights, batch, bandwidth, options)
         if missing_for_cpu() is None and options.scan:
             floor = 240 * CONFIG.state_bytes / bandwidth * 1e6
-            rows += replay_rows(weights, 240, 60, max(3, options.rounds // 5), floor)
+            rows += replay_rows(weights, 240, 60, floor, options)
     return rows
 
 
@@ -286,6 +288,11 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it compiles for minutes)")
     parser.add_argument("--no-scan", action="store_true", help="leave the scans out")
     parser.add_argument("--no-train", action="store_true", help="leave the training step out")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count processor time of all threads: for a machine with other work",
+    )
     parser.add_argument("--sweep", action="store_true", help="also time other ways of cutting the CUDA step")
     given = parser.parse_args()
     report_of_run = measure(
@@ -297,6 +304,7 @@ def main() -> None:
             compiled=not given.no_compile,
             scan=not given.no_scan,
             train=not given.no_train,
+            clock=time.process_time if given.processor_time else time.perf_counter,
             sweep=given.sweep,
         )
     )
