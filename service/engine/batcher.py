@@ -1,15 +1,16 @@
 """The micro-batcher: whole submissions in, batches of many vehicles out, each vehicle's order kept.
 
 The clock of a batch starts at its first sample. A vehicle is in one batch at a time, with a run of its samples if
-several wait; up to BATCHES_UNDER_WAY batches of different vehicles are with the engine at once, so that one is stepped while
-another waits for the store.
+several wait; up to BATCHES_UNDER_WAY batches are with the engine at once, so that one is stepped while another waits for the
+store. They are of different vehicles, or the second follows the first (service/engine/turn.py): the same vans come again and again.
 """
 
 import asyncio
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
+from service.engine.turn import Turn
 from service.errors import NotReady, QueueFull
 from service.observe.correlation import BatchNames, BatchWatch
 from service.samples import RETRYABLE, Answers, Samples, Status, join_samples
@@ -25,8 +27,11 @@ logger = structlog.get_logger(__name__)
 
 MAX_RUN = 512  # samples of one vehicle in a batch: the others of its batch wait for them
 BATCHES_UNDER_WAY = 2
+FOLLOWED_SHARE = (
+    0.5  # of a batch's vehicles have to wait for a batch that follows it: a small one costs as much as its turn
+)
 
-Apply = Callable[[Samples], Awaitable[Answers]]
+Apply = Callable[[Samples, Turn], Awaitable[Answers]]
 Rows = NDArray[np.int64]
 
 
@@ -71,6 +76,25 @@ class Part:
     rows: list[int] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What is with the engine.
+
+    Attributes:
+        vehicle_ids: its vehicles.
+        parts: of which submissions.
+        follows: the batch before, of which its vehicles are a part, and which is not committed yet.
+        turn: as the engine knows it.
+        follower: the batch that follows this one.
+    """
+
+    vehicle_ids: list[str]
+    parts: list[Part]
+    follows: "Batch | None"
+    turn: Turn = field(default_factory=Turn)
+    follower: "Batch | None" = None
+
+
 class MicroBatcher:
     """Gathers submissions into batches for `apply` and hands each sender its own answers."""
 
@@ -93,6 +117,8 @@ class MicroBatcher:
         self._ready: OrderedDict[str, deque[Run]] = OrderedDict()  # vehicles in the order they are served
         self._under_way: dict[str, deque[Run]] = {}  # vehicles in a batch, with what came meanwhile
         self._batches: set[asyncio.Task[None]] = set()
+        self._lead: Batch | None = None  # a batch that may be followed
+        self._behind = False  # something was queued for a vehicle in a batch since we last looked
         self._numbers = itertools.count()
         self._queued = 0
         self._changed = asyncio.Event()
@@ -145,7 +171,9 @@ class MicroBatcher:
                 rows_of[vehicle_id] = [row]
         for vehicle_id, rows in rows_of.items():
             lane = self._under_way.get(vehicle_id)
-            if lane is None:
+            if lane is not None:
+                self._behind = True
+            else:
                 lane = self._ready.get(vehicle_id)
                 if lane is None:
                     lane = self._ready[vehicle_id] = deque()
@@ -156,14 +184,39 @@ class MicroBatcher:
         """Batch after batch until closed and empty."""
         while True:
             self._changed.clear()
-            if self._ready and len(self._batches) < BATCHES_UNDER_WAY:
+            if following := self._following():
+                self._start(following, self._lead)
+            elif self._ready and len(self._batches) < BATCHES_UNDER_WAY:
                 await self._gather()
-                task = asyncio.create_task(self._serve(*self._take()), name="batch")
-                self._batches.add(task)
+                vehicles = [self._ready.popitem(last=False) for _ in range(min(len(self._ready), self._max_batch_size))]
+                self._under_way.update(vehicles)
+                self._start(vehicles, None)
             elif self._closing and not self._ready and not self._batches:
                 return
             else:
                 await self._changed.wait()
+
+    def _following(self) -> list[tuple[str, deque[Run]]]:
+        """The vehicles of the batch that may be followed for which something waits, if they are worth a batch now."""
+        lead = self._lead
+        if lead is None or not self._behind or len(self._batches) >= BATCHES_UNDER_WAY:
+            return []
+        self._behind = False
+        waiting = [(vehicle_id, lane) for vehicle_id in lead.vehicle_ids if (lane := self._under_way[vehicle_id])]
+        return waiting if len(waiting) >= FOLLOWED_SHARE * len(lead.vehicle_ids) else []
+
+    def _start(self, vehicles: list[tuple[str, deque[Run]]], follows: Batch | None) -> None:
+        """Give a batch of these vehicles to the engine."""
+        batch = Batch([vehicle_id for vehicle_id, _ in vehicles], self._take([lane for _, lane in vehicles]), follows)
+        batch.turn = Turn(None if follows is None else follows.turn, partial(self._may_follow, batch))
+        if follows is not None:
+            follows.follower, self._lead = batch, None
+        self._batches.add(asyncio.create_task(self._serve(batch), name="batch"))
+
+    def _may_follow(self, batch: Batch) -> None:
+        """The commit of a batch is on its way."""
+        self._lead, self._behind = batch, True
+        self._changed.set()
 
     async def _gather(self) -> None:
         """Wait until the batch is full, or its first sample has waited long enough, or we are closing."""
@@ -179,13 +232,11 @@ class MicroBatcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> tuple[list[str], list[Part]]:
-        """The vehicles of the next batch, longest-waiting first, and its rows by submission."""
-        vehicles = [self._ready.popitem(last=False) for _ in range(min(len(self._ready), self._max_batch_size))]
+    def _take(self, lanes: Iterable[deque[Run]]) -> list[Part]:
+        """What the next batch takes of vehicles' lanes, by submission."""
         parts: dict[int, Part] = {}
         taken = 0
-        for vehicle_id, lane in vehicles:
-            self._under_way[vehicle_id] = lane
+        for lane in lanes:
             room = MAX_RUN
             while lane and room:
                 run = lane[0]
@@ -202,14 +253,15 @@ class MicroBatcher:
                 taken += len(rows)
         self._count(-taken)
         # In order of arrival, as each lane is: a vehicle's rows of two submissions stay in theirs.
-        return [vehicle_id for vehicle_id, _ in vehicles], [parts[number] for number in sorted(parts)]
+        return [parts[number] for number in sorted(parts)]
 
-    async def _serve(self, vehicle_ids: list[str], parts: list[Part]) -> None:
+    async def _serve(self, batch: Batch) -> None:
         """Apply one batch; a failure of the whole batch is each sample's `deferred`, never a lost answer."""
+        parts = batch.parts
         samples = join_samples([whole_or_part(part) for part in parts])
         try:
             with self._watch.batch([part.submission.origin for part in parts], len(samples)):
-                answers = await self._apply(samples)
+                answers = await self._apply(samples, batch.turn)
         except Exception:
             logger.exception("a batch failed", size=len(samples))
             answers = Answers.blank(0, Status.DEFERRED)
@@ -217,8 +269,10 @@ class MicroBatcher:
             logger.error("a batch was not answered", size=len(samples), answers=len(answers))
             answers = Answers.blank(len(samples), Status.DEFERRED)
             answers.refuse(range(len(samples)), Status.DEFERRED, "the batch failed")
+        if batch.follows is not None:
+            await batch.follows.turn.over()  # it puts its vehicles back first
         failed = {samples.vehicle_ids[row] for row in np.flatnonzero(np.isin(answers.status, RETRYABLE)).tolist()}
-        self._release(vehicle_ids, failed)
+        self._release(batch, failed)
         first = 0
         for part in parts:
             end = first + len(part.rows)
@@ -229,21 +283,26 @@ class MicroBatcher:
             self._batches.discard(task)
         self._changed.set()
 
-    def _release(self, vehicle_ids: list[str], failed: set[str]) -> None:
-        """Put vehicles back in line with what came meanwhile.
+    def _release(self, batch: Batch, failed: set[str]) -> None:
+        """Put vehicles back in line with what came meanwhile; those in a batch that follows stay with it.
 
         After a vehicle's retryable failure, what it has queued must not overtake the sample that failed.
         """
-        for vehicle_id in vehicle_ids:
-            lane = self._under_way.pop(vehicle_id)
+        if self._lead is batch:
+            self._lead = None
+        kept = set() if batch.follower is None else set(batch.follower.vehicle_ids)
+        for vehicle_id in batch.vehicle_ids:
+            lane = self._under_way[vehicle_id] if vehicle_id in kept else self._under_way.pop(vehicle_id)
             if vehicle_id in failed:
-                for run in lane:
+                waiting = list(lane)
+                lane.clear()
+                for run in waiting:
                     answers = Answers.blank(len(run.rows), Status.DEFERRED)
                     answers.seq[:] = run.submission.samples.seq[run.rows]
                     answers.refuse(range(len(run.rows)), Status.DEFERRED, "an earlier sample was deferred")
                     run.submission.settle(np.array(run.rows), answers)
                     self._count(-len(run.rows))
-            elif lane:
+            elif lane and vehicle_id not in kept:
                 self._ready[vehicle_id] = lane
 
     def _count(self, change: int) -> None:

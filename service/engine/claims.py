@@ -10,10 +10,16 @@ class Claims:
 
     def __init__(self) -> None:
         self._held: set[str] = set()
+        self._promised: set[str] = set()  # of those held: somebody has them as soon as their holder lets go
         self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
 
     def __contains__(self, vehicle_id: str) -> bool:
         return vehicle_id in self._held
+
+    @property
+    def contended(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self._waiting)
 
     @asynccontextmanager
     async def hold(self, vehicle_ids: Collection[str]) -> AsyncIterator[None]:
@@ -26,8 +32,30 @@ class Claims:
         try:
             yield
         finally:
-            self._held -= wanted
-            self._grant()
+            self._let_go(wanted)
+
+    @asynccontextmanager
+    async def inherit(self, vehicle_ids: Collection[str]) -> AsyncIterator[None]:
+        """Have vehicles that somebody holds who knows of it, beside and after them; nobody comes between.
+
+        Raises:
+            ValueError: nobody holds them all, or somebody has been promised one already.
+        """
+        wanted = frozenset(vehicle_ids)
+        if not wanted <= self._held or not wanted.isdisjoint(self._promised):
+            raise ValueError("only what is held can be inherited, and once")
+        self._promised |= wanted
+        try:
+            yield
+        finally:
+            self._let_go(wanted)
+
+    def _let_go(self, wanted: frozenset[str]) -> None:
+        """The first of a holder and an heir leaves the vehicles to the other."""
+        left = wanted & self._promised
+        self._promised -= left
+        self._held -= wanted - left
+        self._grant()
 
     async def _turn(self, wanted: frozenset[str]) -> None:
         """Wait until `wanted` was granted."""

@@ -8,7 +8,6 @@ from the cache and tried again from what the winner wrote.
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from enum import IntEnum
 
 import numpy as np
 import structlog
@@ -18,7 +17,8 @@ from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
 from service.alerting.alerts import AlertPolicy
 from service.alerting.explanation import Explainer
-from service.engine.advance import Advance, Advanced, Batch
+from service.engine.advance import Advance
+from service.engine.applier import Applier, LeadLost
 from service.engine.claims import Claims
 from service.engine.commits import Committer
 from service.engine.context import EngineContext, EngineOptions
@@ -32,16 +32,23 @@ from service.engine.snapshots import Snapshotter
 from service.engine.state_access import Exported, StateAccess
 from service.engine.sweeper import Sweeper
 from service.engine.trend import TrendLayout
+from service.engine.turn import Turn
 from service.engine.vehicle_transfer import VehicleTransfer
-from service.engine.verdict import NOWHERE, Judgement, judge, refusals
+from service.engine.verdict import judge, refusals
+from service.engine.work import (
+    Fate,
+    Fates,
+    Judged,
+    defer,
+    in_order,
+)
 from service.errors import NOTHING_KNOWN, StoreUnavailable
 from service.observe.metrics import Metrics
 from service.observe.stages import Span, Stages
 from service.records.head import HeadLayout, Heads
 from service.records.journal import JournalLayout
 from service.records.whole import copied, taken
-from service.samples import Answers, Samples, Status
-from service.store.changes import Outcome
+from service.samples import RETRYABLE, Answers, Samples, Status
 from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
@@ -54,8 +61,6 @@ LOST = (
 )
 
 Longs = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Fates = NDArray[np.int8]
 
 
 class WentBack(Exception):
@@ -64,14 +69,6 @@ class WentBack(Exception):
     def __init__(self, last_seqs: Mapping[str, int]) -> None:
         super().__init__()
         self.last_seqs = last_seqs
-
-
-class Fate(IntEnum):
-    """What has to happen to a vehicle, or to a row of it, after an attempt."""
-
-    DONE = 0  # answered
-    AGAIN = 1  # another worker was faster
-    UNKNOWN = 2  # its part of the store did not answer: to be deferred
 
 
 class StateEngine:
@@ -111,10 +108,13 @@ class StateEngine:
         self._stages = Stages(metrics.stage_seconds, span)
         self._residency = Residency(context)
         self._snapshots = Snapshotter(context, self._residency)
-        self._advance = Advance(context, self._stages)
         self._newsroom = Newsroom(context, Explainer(checkpoint.schema, checkpoint.prior))
         self._packer = None if options.retention is None else HistoryPacker(store)
-        self._committer = Committer(context, self._newsroom, self._residency, self._packer)
+        committer = Committer(context, self._newsroom, self._residency, self._packer)
+        self._advance = Advance(context, self._stages)
+        self._applier = Applier(
+            context, self._stages, self._residency, self._snapshots, self._newsroom, committer, self._advance
+        )
         self._sessions = Sessions(context, self._newsroom, self._residency)
         self._rebuilder = None if options.retention is None else Rebuilder(context, self._residency, options.retention)
         if self._rebuilder is not None:
@@ -132,15 +132,40 @@ class StateEngine:
             await self._rebuilder.close()
         self.context.step_thread.shutdown()
 
-    async def apply(self, samples: Samples) -> Answers:
-        """Apply a batch of samples of any vehicles, each vehicle's in order; an answer for each row."""
-        answers = Answers.blank(len(samples), Status.DEFERRED)
+    async def apply(self, samples: Samples, turn: Turn | None = None) -> Answers:
+        """Apply a batch of samples of any vehicles, each vehicle's in order; an answer for each row.
+
+        Args:
+            samples: the batch.
+            turn: the batch's own; one that follows another has none but that one's vehicles.
+        """
+        turn, answers = turn or Turn(), Answers.blank(len(samples), Status.DEFERRED)
+        failed: set[str] | None = None
+        try:
+            await self._apply(samples, turn, answers)
+            retryable = np.flatnonzero(np.isin(answers.status, RETRYABLE)) if turn.ahead is not None else ()
+            failed = {samples.vehicle_ids[row] for row in retryable}
+        finally:
+            turn.end(failed)
+        self._measure(samples, answers)
+        return answers
+
+    async def _apply(self, samples: Samples, turn: Turn, answers: Answers) -> None:
+        """Fill in the answers."""
         todo, attempts = self._without_rebuilding(samples, answers, np.arange(len(samples))), 0
-        ids = samples.vehicle_ids
-        async with self._claims.hold(ids if len(todo) == len(samples) else [ids[row] for row in todo.tolist()]):
+        ids, lead = samples.vehicle_ids, turn.follows
+        hold = self._claims.hold if lead is None or lead.is_over else self._claims.inherit
+        async with hold(ids if len(todo) == len(samples) else [ids[row] for row in todo.tolist()]):
             while len(todo) and attempts < MAX_ATTEMPTS:
+                part = samples if len(todo) == len(samples) else samples.take(todo)
                 try:
-                    tried, fates = await self._attempt(samples if len(todo) == len(samples) else samples.take(todo))
+                    if lead is None:
+                        tried, fates = await self._attempt(part, turn if part is samples and not attempts else None)
+                    elif (found := await self._follow(part, lead, turn if part is samples else None)) is not None:
+                        lead, (tried, fates) = None, found
+                    else:
+                        todo, lead = await self._after(lead, samples, answers, todo), None
+                        continue
                 except StoreUnavailable as error:
                     todo = self._defer_unreachable(samples, answers, todo, error)
                     continue
@@ -155,8 +180,14 @@ class StateEngine:
                 defer(samples, answers, todo[fates == Fate.UNKNOWN], NOTHING_KNOWN)
                 todo = todo[fates == Fate.AGAIN]
         defer(samples, answers, todo, f"other workers changed the vehicle {MAX_ATTEMPTS} times in a row")
-        self._measure(samples, answers)
-        return answers
+
+    async def _after(self, lead: Turn, samples: Samples, answers: Answers, todo: Longs) -> Longs:
+        """Wait until the batch before is over; rows of vehicles of which it left nothing to be sent again."""
+        await lead.over()
+        failed = lead.failed
+        behind = np.array([failed is None or samples.vehicle_ids[row] in failed for row in todo.tolist()], np.bool_)
+        defer(samples, answers, todo[behind], "an earlier sample was deferred")
+        return todo[~behind]
 
     def _defer_unreachable(self, samples: Samples, answers: Answers, todo: Longs, error: StoreUnavailable) -> Longs:
         """Give up the rows of vehicles whose store does not answer; the others, of which nothing was done yet."""
@@ -215,8 +246,8 @@ class StateEngine:
         async with self._claims.hold([vehicle_id]):
             return await self._states.export(vehicle_id)
 
-    async def _attempt(self, samples: Samples) -> tuple[Answers, Fates]:
-        """One pass over the rows; answers, and what has to happen to each row."""
+    async def _attempt(self, samples: Samples, turn: Turn | None) -> tuple[Answers, Fates]:
+        """One pass over the rows; answers, and what has to happen to each row. `turn`: that others may follow."""
         with self._stages.time("load"):
             runs = group(samples)
             fresh = await self._residency.load(runs.vehicle_ids)
@@ -224,24 +255,47 @@ class StateEngine:
             if last_seqs:
                 raise WentBack(last_seqs)
             slots = self._residency.slots(runs.vehicle_ids)
+        judged = self._judge(runs, slots, taken(self._residency.heads, slots))
+        fates = await self._overtaken(runs, slots, judged.lengths, fresh)
+        active = np.flatnonzero(judged.lengths)
+        if len(active):
+            fates[active] = await self._applier(self._applier.work(judged, active), turn)
+        return in_order(judged, fates)
+
+    async def _follow(self, samples: Samples, lead: Turn, turn: Turn | None) -> tuple[Answers, Fates] | None:
+        """As `_attempt`, from what the batch before has not committed yet; None: that cannot be, or came to nothing.
+
+        Nothing is awaited before the states' change is under way: whatever becomes of the slots comes after it.
+        """
+        ahead = lead.ahead
+        if ahead is None or lead.is_settled:
+            return None
+        runs = group(samples)
+        places = ahead.places_of(runs.vehicle_ids)
+        judged = self._judge(runs, ahead.slots[places], taken(ahead.heads, places))
+        if not judged.judgement.accepted.all():
+            return None  # a refusal wants to be confirmed
+        work = self._applier.work(judged, np.arange(len(places)))
+        if len(work.plan.written_through):
+            return None
+        lead.followed = runs.vehicle_ids
+        try:
+            fates = await self._applier(work, turn, lead)
+        except LeadLost:
+            self._metrics.batches_ahead.labels("again").inc()
+            return None
+        self._metrics.batches_ahead.labels("kept").inc()
+        return in_order(judged, fates)
+
+    def _judge(self, runs: Runs, slots: Longs, before: Heads) -> Judged:
+        """Verdicts on the rows, from heads (vehicles,) which stay as they are."""
         with self._stages.time("judge"):
-            before = taken(self._residency.heads, slots)
             heads = copied(before)
             latest_ms = int(self._clock() * 1000.0 + self._max_future_skew_ms)
             judgement = judge(heads, self._residency.rings, slots, runs, latest_ms)
             answers = refusals(judgement, self._residency.rings, slots, runs)
         lengths = np.bincount(runs.owner[judgement.accepted], minlength=len(slots))
-        fates = await self._overtaken(runs, slots, lengths, fresh)
-        active = np.flatnonzero(lengths)
-        if len(active):
-            fates[active] = await self._apply_accepted(runs, active, slots, lengths, before, heads, judgement, answers)
-        of_rows = np.where(answers.status == Status.INVALID, Fate.DONE, fates[runs.owner])
-        if (runs.lengths == 1).all():
-            return answers, of_rows
-        ordered, ordered_fates = Answers.blank(len(samples), Status.DEFERRED), np.empty_like(of_rows)
-        ordered.put(runs.order, answers)
-        ordered_fates[runs.order] = of_rows
-        return ordered, ordered_fates
+        return Judged(runs, slots, lengths, before, heads, judgement, answers)
 
     async def _overtaken(self, runs: Runs, slots: Longs, lengths: Longs, fresh: set[str]) -> Fates:
         """Fates (vehicles,): AGAIN if nothing is to be applied, by a cached head that turns out to be behind the store's.
@@ -262,93 +316,9 @@ class StateEngine:
         self._residency.drop([runs.vehicle_ids[i] for i in np.flatnonzero(fates).tolist()], overtaken=True)
         return fates
 
-    async def _apply_accepted(
-        self,
-        runs: Runs,
-        active: Longs,
-        slots: Longs,
-        lengths: Longs,
-        before: Heads,
-        heads: Heads,
-        judgement: Judgement,
-        answers: Answers,
-    ) -> Fates:
-        """Advance and commit the vehicles `active`; their fates. Answers are filled in."""
-        rows = np.flatnonzero(judgement.accepted)
-        everybody = len(active) == len(slots)
-        vehicle_ids = runs.vehicle_ids if everybody else [runs.vehicle_ids[i] for i in active.tolist()]
-        if not everybody:
-            before = taken(before, active)
-        plan = self._committer.plan(slots[active], before, heads["accepted"][active], self._snapshots.room)
-        batch = Batch(
-            before=before,
-            heads=heads if everybody else taken(heads, active),
-            slots=slots[active],
-            lengths=lengths[active],
-            samples=runs.samples if len(rows) == len(runs.order) else runs.samples.take(rows),
-            seqs=judgement.seq[rows],
-            heard_ms=int(self._clock() * 1000.0),
-            copy_before=plan.due,
-            copy_after=plan.written_through,
-        )
-        try:
-            advanced = await self._advance(batch)
-            self._snapshots.hand_over(
-                [vehicle_ids[i] for i in plan.due.tolist()],
-                batch.slots[plan.due],
-                before[plan.due],
-                advanced.before,
-            )
-            owner = np.repeat(np.arange(len(active)), batch.lengths)
-            usable = np.ones(len(active), np.bool_)
-            usable[owner[~advanced.finite]] = False
-            with self._stages.time("pack"):
-                news = await self._newsroom(vehicle_ids, batch, advanced) if advanced.transitions else []
-                commits = self._committer.commits(vehicle_ids, batch, advanced, plan, usable, news)
-            with self._stages.time("commit"):
-                outcomes = await self._committer.commit(commits, usable)
-        except BaseException:
-            self._residency.drop(vehicle_ids, overtaken=True)  # their slots ran ahead of the store
-            raise
-        won = outcomes >= Outcome.WON
-        self._committer.settle(vehicle_ids, batch, advanced, commits, outcomes, news)
-        self._answer(rows, advanced, won[owner], answers, judgement)
-        self._refuse_not_finite(rows, owner, advanced.finite, runs, answers)
-        return np.select([won, outcomes == Outcome.UNKNOWN], [Fate.DONE, Fate.UNKNOWN], Fate.AGAIN).astype(np.int8)
-
-    def _answer(self, rows: Longs, advanced: Advanced, won: Bools, answers: Answers, judgement: Judgement) -> None:
-        """The answers to rows that are now part of a state, and to those that repeat them."""
-        at, entries = rows[won], taken(advanced.entries, won)
-        answers.status[at] = Status.APPLIED
-        answers.seq[at], answers.phase[at] = entries["seq"], entries["phase"]
-        answers.risk[at], answers.surprise[at] = entries["risk"], entries["surprise"]
-        answers.warming_up[at] = advanced.warming_up[won]
-        repeats = np.flatnonzero((judgement.twin != NOWHERE) & (answers.status == Status.DUPLICATE))
-        for name in ("risk", "surprise", "phase"):
-            column = getattr(answers, name)
-            column[repeats] = column[judgement.twin[repeats]]
-
-    def _refuse_not_finite(self, rows: Longs, owner: Longs, finite: Bools, runs: Runs, answers: Answers) -> None:
-        """Refuse the first row of each vehicle that the model cannot take; the vehicle's others are tried without it."""
-        bad = np.flatnonzero(~finite)
-        if not len(bad):
-            return
-        firsts = rows[bad[np.unique(owner[bad], return_index=True)[1]]]
-        for row in firsts.tolist():
-            vehicle_id, ts_ms = runs.samples.vehicle_ids[row], int(runs.samples.ts_ms[row])
-            logger.error("risk is not finite, sample refused", vehicle_id=vehicle_id, ts_ms=ts_ms)
-        answers.seq[firsts] = runs.samples.seq[firsts]
-        answers.refuse(firsts.tolist(), Status.INVALID, "the model gives no finite risk for this sample")
-
     def _measure(self, samples: Samples, answers: Answers) -> None:
         """Size, lag and risk of a batch, into the metrics. Verdicts are counted where they are answered."""
         applied = answers.status == Status.APPLIED
         self._metrics.batch_size.observe(len(samples))
         self._metrics.event_lag.observe_all(np.maximum(0.0, self._clock() - samples.ts_ms[applied] / 1000.0))
         self._metrics.risk.observe_all(answers.risk[applied])
-
-
-def defer(samples: Samples, answers: Answers, rows: Longs, reason: str) -> None:
-    """These rows are to be sent again."""
-    answers.seq[rows] = samples.seq[rows]
-    answers.refuse(rows.tolist(), Status.DEFERRED, reason)

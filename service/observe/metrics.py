@@ -35,6 +35,11 @@ class Metrics:
         )
         self.store_duration = self._histogram("store_duration_seconds", "Store calls by operation", STORE, ["op"])
         self.commit_conflicts = self._counter("commit_conflicts", "Commits lost to another writer and recomputed")
+        self.batches_ahead = self._counter(
+            "batches_ahead",
+            "Batches computed before the commit that they follow was in, and what became of that work",
+            ["result"],
+        )
         self.event_lag = self._many("event_lag_seconds", "From a sample's ts to its commit", LAG)
         self.stage_seconds = self._histogram("stage_seconds", "Stages of a batch in the engine", STAGE, ["stage"])
         self.alert_transitions = self._counter("alert_transitions", "Alert transitions", ["rule", "to"])
@@ -92,6 +97,7 @@ class Metrics:
             (self.rehydrations, ("snapshot", "journal", "history")),
             (self.vehicles_refused, ("bound", "rate")),
             (self.snapshots, ("written", "overtaken", "failed")),
+            (self.batches_ahead, ("kept", "again")),
         ):
             for value in values:
                 counter.labels(value)

@@ -8,11 +8,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from service.engine.batcher import MAX_RUN, MicroBatcher
+from service.engine.turn import Turn
 from service.errors import NotReady, QueueFull
 from service.samples import Answers, Samples, Status
 from tests.service.workers import words
 
-Apply = Callable[[Samples], Awaitable[Answers]]
+Apply = Callable[[Samples, Turn], Awaitable[Answers]]
 
 
 def numbered(*names: tuple[str, int]) -> Samples:
@@ -37,7 +38,7 @@ class Recorder:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def apply(self, samples: Samples) -> Answers:
+    async def apply(self, samples: Samples, _: Turn) -> Answers:
         """One batch; the risk of an answer is the seq of its sample."""
         names = list(zip(samples.vehicle_ids, samples.seq.tolist(), strict=True))
         self.batches.append(names)
@@ -223,7 +224,7 @@ def test_an_engine_that_throws_loses_no_answer() -> None:
     async def scenario() -> None:
         calls = 0
 
-        async def apply(samples: Samples) -> Answers:
+        async def apply(samples: Samples, _: Turn) -> Answers:
             nonlocal calls
             calls += 1
             if calls == 1:
