@@ -1,13 +1,13 @@
 """What the parts of the engine share: one model, one store, one thread that steps."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from model.checkpoint import Checkpoint
 from model.runtime import ModelRuntime
 from service.alerting.alerts import AlertPolicy
 from service.engine.claims import Claims
+from service.engine.step_thread import StepThread
 from service.engine.trend import TrendLayout
 from service.observe.metrics import Metrics
 from service.records.head import HeadLayout
@@ -38,7 +38,7 @@ class EngineContext:
         layout, journals, trends: how heads, journal entries and bins of the trend lie in memory with this model.
         store: where the truth is.
         claims: who works on which vehicle.
-        step_thread: all that touches the slots' states runs there.
+        step_thread: all that touches the slots' states runs there, or beside it while it is idle.
         clock: seconds since 1970.
     """
 
@@ -53,5 +53,5 @@ class EngineContext:
     store: Store
     metrics: Metrics
     claims: Claims
-    step_thread: Executor
+    step_thread: StepThread
     clock: Callable[[], float]

@@ -7,7 +7,6 @@ from the cache and tried again from what the winner wrote.
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import structlog
@@ -30,6 +29,7 @@ from service.engine.runs import Runs, group
 from service.engine.sessions import Sessions
 from service.engine.snapshots import Snapshotter
 from service.engine.state_access import Exported, StateAccess
+from service.engine.step_thread import StepThread
 from service.engine.sweeper import Sweeper
 from service.engine.trend import TrendLayout
 from service.engine.turn import Turn
@@ -99,7 +99,7 @@ class StateEngine:
             store=store,
             metrics=metrics,
             claims=Claims(),
-            step_thread=ThreadPoolExecutor(1, "step"),
+            step_thread=StepThread(),
             clock=clock,
         )
         self.context = context
