@@ -1,6 +1,7 @@
 """The service on some cores, its store on others, each in a process of its own, and what they say of themselves."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -213,6 +215,24 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[byte
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def ending_with_us() -> Iterator[None]:
+    """SIGTERM unwinds the body as Ctrl-C does, so that processes which it started end too; the exit code is the signal's.
+
+    For the main thread.
+    """
+
+    def unwind(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not break off the unwinding
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait(process: "subprocess.Popen[bytes]", answers: Callable[[], bool], log: Path) -> None:

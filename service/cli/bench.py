@@ -12,7 +12,7 @@ from service.benchmark.alerts import AlertOptions, measure_alerts
 from service.benchmark.ingest import measure_ingest
 from service.benchmark.ingest_options import JOURNAL, WRITE_THROUGH, IngestOptions
 from service.benchmark.lanes import LoadError
-from service.benchmark.processes import ProcessError
+from service.benchmark.processes import ProcessError, ending_with_us
 from service.benchmark.report_tables import ReportError, filled, markdown, read_report
 from service.cli.output import ANSWER_IS_NO, console, print_json, refusing, train_extra
 
@@ -84,7 +84,8 @@ def ingest(
             server_cores=server_cores, modes=modes, settings=dict(pair(text) for text in setting or ()), folder=folder,
         )  # fmt: skip
         try:
-            report = measure_ingest(options, lambda line: console.print(line, highlight=False))
+            with ending_with_us():
+                report = measure_ingest(options, lambda line: console.print(line, highlight=False))
         except LoadError as error:
             console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
             raise typer.Exit(ANSWER_IS_NO) from error
@@ -112,7 +113,8 @@ def alerts(
     with refusing(ProcessError):
         options = AlertOptions(vans, alerts_per_s, listeners, pages, rounds, round_s)
         try:
-            report = measure_alerts(options, lambda line: console.print(line, highlight=False))
+            with ending_with_us():
+                report = measure_alerts(options, lambda line: console.print(line, highlight=False))
         except LoadError as error:
             console.print(f"[red]emberwatch:[/red] {escape(str(error))}", highlight=False)
             raise typer.Exit(ANSWER_IS_NO) from error

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from service.benchmark.bodies import BenchFleet
 from service.benchmark.ingest_options import JOURNAL, WRITE_THROUGH, IngestOptions, settings_of
 from service.benchmark.processes import Cores
 from service.cli import app
+from tests.processes import wait_until
 
 
 def test_the_report_names_backends_batches_and_floors() -> None:
@@ -130,3 +134,24 @@ def test_a_report_is_shown_and_what_is_none_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "show", str(tmp_path / "broken.json")])
     assert result.exit_code == 2
     assert "row 0" in result.output
+
+
+def test_sigterm_ends_what_the_benchmark_started(tmp_path: Path) -> None:
+    """The store, and a service that is about to come up, end with the command; its exit code is the signal's."""
+    options = ["--vans", "2", "--rounds", "1", "--mode", JOURNAL, "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "service.cli", "bench", "ingest", *options]
+    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(children(bench.pid)) == 2, "store and service")
+        started = children(bench.pid)
+        bench.terminate()
+        assert bench.wait(60) == 128 + signal.SIGTERM
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        assert not list(tmp_path.iterdir())
+    finally:
+        bench.kill()
+
+
+def children(pid: int) -> list[str]:
+    """Processes that a process has started and that are still there."""
+    return [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
