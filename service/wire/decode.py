@@ -13,6 +13,7 @@ from service.samples import FieldError, Samples
 from service.wire.decode_columns import SignalTable, WireColumns, check_columns
 from service.wire.decode_errors import RowErrors, short_name
 from service.wire.decode_rows import columns_of_rows
+from service.wire.plain_sample import PlainSample
 
 COLUMNS = frozenset({"vehicle_id", "ts", "seq", "epoch"})  # beside the signals
 
@@ -49,6 +50,12 @@ class Decoder:
         self.thread = ThreadPoolExecutor(1, "decode")  # starts with its first work
         self._max_vehicles = max_vehicles
         self._table = SignalTable.of(schema)
+        self._plain = PlainSample(self._table)
+
+    def one(self, data: dict[str, object], vehicle_id: str) -> Decoded:
+        """One sample object of a vehicle."""
+        plain = self._plain.read(data, vehicle_id)
+        return self.rows([data], vehicle_id) if plain is None else Decoded(1, plain, None, {})
 
     def rows(self, rows: list[object], vehicle_id: str | None) -> Decoded:
         """Sample objects, each with its vehicle unless `vehicle_id` is given.

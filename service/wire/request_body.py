@@ -114,4 +114,4 @@ def decode_vehicle(body: bytes | bytearray, form: str, decoder: Decoder, vehicle
         raise UnreadableBody(f"the body is a JSON {json_kind(data)}; send a sample object or an array of them")
     if data.keys() == {"columns"}:
         return decoder.columns(data["columns"], vehicle_id), False
-    return decoder.rows([data], vehicle_id), True
+    return decoder.one(data, vehicle_id), True
