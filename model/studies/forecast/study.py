@@ -75,7 +75,7 @@ class Settings:
         """Of either network."""
         return TrainingConfig(
             seed=self.seed, length=self.context, batch=self.batch, pretrain_steps=0, finetune_steps=self.steps,
-            learning_rate=self.learning_rate, warmup_steps=max(1, self.steps // 10), validate_every=max(1, self.steps // 4),
+            learning_rate=self.learning_rate, warmup_steps=max(1, self.steps // 10), validate_every=max(1, min(self.steps // 4, 80)),
             average_decay=0.98,
         )  # fmt: skip
 
