@@ -8,7 +8,7 @@ store. They are of different vehicles, or the second follows the first (service/
 import asyncio
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,9 +27,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_RUN = 512  # samples of one vehicle in a batch: the others of its batch wait for them
 BATCHES_UNDER_WAY = 2
-FOLLOWED_SHARE = (
-    0.5  # of a batch's vehicles have to wait for a batch that follows it: a small one costs as much as its turn
-)
+LARGE = 64  # vehicles: smaller batches cost more for being two than is gained by overlapping them
+FOLLOWED_SHARE = 0.5  # of a batch's vehicles have to wait before one that follows it is worth its price
 
 Apply = Callable[[Samples, Turn], Awaitable[Answers]]
 Rows = NDArray[np.int64]
@@ -232,8 +231,12 @@ class MicroBatcher:
             except TimeoutError:
                 return
 
-    def _take(self, lanes: Iterable[deque[Run]]) -> list[Part]:
-        """What the next batch takes of vehicles' lanes, by submission."""
+    def _take(self, lanes: Sequence[deque[Run]]) -> list[Part]:
+        """What the next batch takes of vehicles' lanes, by submission.
+
+        With nothing under way a large batch takes only what came first of each: the rest follows, computed while that is committed.
+        """
+        only_first = not self._batches and len(lanes) >= LARGE
         parts: dict[int, Part] = {}
         taken = 0
         for lane in lanes:
@@ -251,6 +254,8 @@ class MicroBatcher:
                 part.rows += rows
                 room -= len(rows)
                 taken += len(rows)
+                if only_first:
+                    break
         self._count(-taken)
         # In order of arrival, as each lane is: a vehicle's rows of two submissions stay in theirs.
         return [parts[number] for number in sorted(parts)]

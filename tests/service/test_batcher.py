@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.engine.batcher import MAX_RUN, MicroBatcher
-from service.engine.turn import Turn
+from service.engine.batcher import LARGE, MAX_RUN, MicroBatcher
+from service.engine.turn import Ahead, Turn
 from service.errors import NotReady, QueueFull
 from service.samples import Answers, Samples, Status
 from tests.service.workers import words
@@ -255,5 +255,34 @@ def test_a_sender_that_goes_away_takes_nobody_along() -> None:
         engine.gate.set()
         assert words(await stays) == ["applied"] * 2
         await under_test.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_large_batch_leaves_a_second_round_of_its_vehicles_to_a_follower() -> None:
+    """Two rounds of a fleet that arrive together are two batches, the second following the first; small ones are one."""
+
+    async def scenario() -> None:
+        engine, turns = Recorder(), list[Turn]()
+
+        async def apply(samples: Samples, turn: Turn) -> Answers:
+            turns.append(turn)
+            if turn.follows is None:
+                turn.leads(Ahead(samples.vehicle_ids, np.zeros(0, np.int64), np.zeros(0, np.void)))
+                await asyncio.sleep(0.01)
+            answers = await engine.apply(samples, turn)
+            turn.end(())
+            return answers
+
+        for n, batches in ((LARGE, [LARGE, LARGE]), (LARGE - 1, [2 * (LARGE - 1)])):
+            engine.batches.clear()
+            turns.clear()
+            under_test = batcher(apply, size=LARGE + 1, wait_s=0.02, queue=1_000)
+            rounds = [numbered(*((f"v{v}", i) for v in range(n))) for i in range(2)]
+            answers = await asyncio.gather(*map(under_test.submit, rounds))
+            await under_test.close()
+            assert [len(batch) for batch in engine.batches] == batches
+            assert [turn.follows for turn in turns] == [None, *turns][: len(turns)]
+            assert all(words(found) == ["applied"] * n for found in answers)
 
     asyncio.run(scenario())
