@@ -155,8 +155,15 @@ def report(rows: list[Row]) -> Row:
 
 def write_report(rows: list[Row], file: Path | None) -> None:
     """The rows as a report, into a file or to standard output."""
-    text = json.dumps(report(rows), indent=2) + "\n"
+    text = told(report(rows))
     if file is None:
         sys.stdout.write(text)
     else:
         file.write_text(text)
+
+
+def told(whole: Row) -> str:
+    """A report as JSON with one row a line, so that a changed figure is a changed line."""
+    head = json.dumps({name: value for name, value in whole.items() if name != "rows"}, indent=1)
+    rows = ",\n".join("  " + json.dumps(row) for row in whole["rows"])
+    return f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'

@@ -26,6 +26,7 @@ mpl.rcParams.update(
 COORDINATES = re.compile(r'\b(?:d|x|y)="[^"]*"')  # of paths and of what is placed
 LINE = re.compile(r'\bd="(M -?[\d.]+ -?[\d.]+\s+(?:L -?[\d.]+ -?[\d.]+\s*)+)(z?)\s*"')  # one stroke of straight pieces
 LONG = re.compile(r"(\d+\.\d)\d+(?=[ ,)\"\n])")
+GROUP = re.compile(r"<g>\n?((?:(?!</?g\b).)*?)\n?</g>", re.DOTALL)  # without attributes and without a group in it
 FAMILY = re.compile(
     r" font-family: 'DejaVu Sans',[^;\"]*;?"
 )  # matplotlib repeats all fonts that it knows with every word
@@ -76,7 +77,10 @@ def shortened(svg: str) -> str:
     for name, style in re.findall(r'<path id="(\w+)" d="[^"]*" (style="[^"]*")/>', svg):
         svg = re.sub(rf'(<use xlink:href="#{name}" [^>]*?) {re.escape(style)}/>', r"\1/>", svg)  # it has it already
     svg = re.sub(r' transform="rotate\(-?0(?:\.0)? [^"]*\)"', "", svg)
-    return re.sub(r"\s*\n\s*", "\n", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    while (plain := GROUP.sub(r"\1", svg)) != svg:
+        svg = plain
+    return svg
 
 
 def by_steps(path: str) -> str:
