@@ -73,13 +73,12 @@ def cuts(batch: int, *, sweep: bool) -> list[tuple[dict[str, Any], int | None]]:
     few = [({"ranks": ranks}, vans) for ranks, vans in ((16, 8), (8, 8), (8, 5), (4, 4), (4, 3), (2, 1))]
     some = [({"ranks": 4, "kept": kept}, 8) for kept in (-1, 0, 25, 45)]
     some += [({"ranks": 2}, 4), ({"ranks": 2}, 8), ({"ranks": 1}, 2), ({"ranks": 1}, 4)]
+    two_teams: dict[str, Any] = {"threads": 256, "advancers": 256, "bulk": True}
     many: list[tuple[dict[str, Any], int]] = [
-        ({"ranks": 1}, 8),
-        ({"ranks": 1, "ring": 3}, 8),
-        ({"ranks": 1, "ring": 3, "kept": 0}, 8),
-        ({"ranks": 1, "columns": 16, "pipe": 2}, 16),
-        ({"ranks": 2, "ring": 3}, 8),
-        ({"ranks": 2, "columns": 16, "pipe": 2}, 16),
+        ({"ranks": 1, "ring": 3, "bulk": True}, 8),
+        ({"ranks": 1, "columns": 16, "pipe": 2, "bulk": True}, 16),
+        *[({"ranks": 2, **two_teams, **more}, 8) for more in ({}, {"kept": 0}, {"ring": 6}, {"advancers": 128})],
+        *[({"ranks": 1, "columns": 16, **two_teams, **more}, 16) for more in ({}, {"kept": 0}, {"advancers": 128})],
     ]
     found: list[tuple[dict[str, Any], int]] = (
         one if batch <= 8 else few if batch <= 64 else some if batch <= 512 else many

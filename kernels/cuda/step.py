@@ -25,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 # Fields of StepPlan and vehicles of a tile at most. The first that takes a batch in one round is used, else the last that
 # fits: with few vehicles the weights are the time, and they are read once per cluster; with many, the states are.
-# From a sweep on an H100, docs/kernels.md.
+# From sweeps on an H100 and an H200, docs/kernels.md.
 CUTS: tuple[tuple[Mapping[str, Any], int], ...] = (
     ({"ranks": 16, "threads": 256}, 1),
     ({"ranks": 8}, 2),
     ({"ranks": 4}, 8),
-    ({"ranks": 2}, 8),
-    ({"ranks": 1, "ring": 3}, 8),
-    ({"ranks": 1, "columns": 16, "pipe": 2}, 16),
+    ({"ranks": 2, "bulk": True}, 8),
+    ({"ranks": 2, "threads": 256, "advancers": 256, "bulk": True}, 8),
+    ({"ranks": 1, "columns": 16, "pipe": 2, "bulk": True}, 16),
+    ({"ranks": 1, "columns": 16, "threads": 256, "advancers": 256, "bulk": True}, 16),
 )
 # Four ranks and more states than an H100's second-level cache (50 MB) holds: a quarter is kept there, the others pass.
 KEPT_RANKS, KEPT_FROM_BYTES, KEPT = 4, 48 << 20, 25
@@ -84,8 +85,9 @@ class StepKernel:
             clusters = self.capacity(plan)
             if clusters == 0:
                 continue
-            rounds = -(-batch // (clusters * most))
-            chosen = plan, max(1, -(-batch // (clusters * rounds)))
+            at_once = clusters * plan.tiles_in_flight
+            rounds = -(-batch // (at_once * most))
+            chosen = plan, max(1, -(-batch // (at_once * rounds)))
             if rounds == 1:
                 break
         if chosen is None:
@@ -186,4 +188,4 @@ class StepKernel:
 @functools.cache
 def _launch(plan: StepPlan, blocks: int) -> Launch:
     defines = plan.defines(ctypes.sizeof(StepParams))
-    return Launch("step.cu", "network_step", defines, blocks, plan.threads, plan.shared_bytes, plan.ranks)
+    return Launch("step.cu", "network_step", defines, blocks, plan.block_threads, plan.shared_bytes, plan.ranks)

@@ -42,16 +42,33 @@ class StepPlan:
     config: MambaConfig
     ranks: int  # blocks of a cluster, each owning its share of the channels
     columns: int = 8  # vehicles of a tile at most, 8 or 16
-    threads: int = 512
+    threads: int = 512  # that do everything but states, and with one tile in flight those as well
+    advancers: int = 0  # threads for states alone, with two tiles in flight; 0: one team, one tile
     bf16: bool = False  # weights of the projections
     pipe: int = 4  # fragments of 16 x 16 of weights under way per warp
     kept: int = -1  # percent of the states that the second-level cache keeps, dropping the others first; -1: no advice
     ring: int | None = None  # slots of the ring of states; None: as many as fit
+    bulk: bool = False  # states are fetched by the copy engine, where their sizes allow it
 
     @property
     def warps(self) -> int:
         """Of a block."""
         return self.threads // 32
+
+    @property
+    def tiles_in_flight(self) -> int:
+        """Of a cluster."""
+        return 2 if self.advancers else 1
+
+    @property
+    def block_threads(self) -> int:
+        """Of both teams."""
+        return self.threads + self.advancers
+
+    @property
+    def movers(self) -> int:
+        """Threads that advance states."""
+        return self.advancers or self.threads
 
     @property
     def model(self) -> int:
@@ -106,7 +123,7 @@ class StepPlan:
     @property
     def passes(self) -> int:
         """Times that the threads go over a rank's channels."""
-        return max(1, -(-self.own // (self.threads // self.lanes)))
+        return max(1, -(-self.own // (self.movers // self.lanes)))
 
     @property
     def together(self) -> int:
@@ -174,29 +191,44 @@ class StepPlan:
     @property
     def slot_bytes(self) -> int:
         """Of the ring."""
-        return self.together * self.threads * 4 * self.vector
+        return self.together * self.movers * 4 * self.vector
 
     @cached_property
     def fixed_bytes(self) -> int:
         """Shared memory before the ring."""
+        floats = self.scratch + 2 * self.inbox
+        floats += self.config.n_layer * self.table if self.tables_shared else 4
+        return up(self.tiles_in_flight * self.tile_bytes + 4 * floats, 8) + 16
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a tile in flight."""
         projected = 16 * self.projected_tiles + 4
         rows = row_stride(self.model) + row_stride(16 * self.input_steps) + 2 * row_stride(self.own)
-        floats = self.columns * (rows + projected) + self.scratch + 2 * self.inbox
-        floats = up(floats, 4) + 2 * self.columns * self.own
-        floats += self.config.n_layer * self.table if self.tables_shared else 4
-        floats += 2 * self.columns
-        return up(up(4 * floats, 8) + 8 * self.columns + 16, 16)
+        floats = self.columns * (rows + projected + self.own + 4)
+        return up(4 * floats, 16)
 
     @property
     def ring_slots(self) -> int:
         """Slots of the ring."""
-        fit = (MOST_SHARED_BYTES - self.fixed_bytes) // self.slot_bytes
+        fit = (MOST_SHARED_BYTES - self.fixed_bytes - 16) // (self.slot_bytes + self.mail_bytes)
         return min(MOST_RING, fit) if self.ring is None else min(self.ring, fit)
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether the copy engine fetches states: whole channels of one vehicle, in sixteens of bytes."""
+        return self.bulk and self.vector == 4 and self.movers // self.lanes <= self.own
+
+    @property
+    def mail_bytes(self) -> int:
+        """Of one slot's counts of what the copy engine has fetched."""
+        return 8 * self.movers // 32 if self.in_bulk else 0
 
     @property
     def shared_bytes(self) -> int:
         """`sizeof(Shared)`; the compiler checks it."""
-        return self.fixed_bytes + self.ring_slots * self.slot_bytes
+        mail = self.ring_slots * self.mail_bytes if self.in_bulk else 8
+        return up(self.fixed_bytes + mail, 16) + self.ring_slots * self.slot_bytes
 
     @property
     def fits(self) -> bool:
@@ -217,9 +249,11 @@ class StepPlan:
                 f"{self.slot_bytes} B beside {self.fixed_bytes} B of activations in {MOST_SHARED_BYTES} B, not {config}"
             )
         return {
-            "RANKS": self.ranks, "COLUMNS": self.columns, "THREADS": self.threads,
+            "RANKS": self.ranks, "COLUMNS": self.columns, "PROJECTORS": self.threads, "ADVANCERS": self.movers,
+            "TILES_IN_FLIGHT": self.tiles_in_flight, "BULK": int(self.in_bulk),
             "ELEMENT_BF16": int(self.bf16), "PIPE": self.pipe, "RING": self.ring_slots, "KEPT": self.kept,
-            "INBOX": self.inbox, "MODEL": self.model, "OWN": self.own, "INPUT_STEPS": self.input_steps, "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
+            "INBOX": self.inbox, "MODEL": self.model, "OWN": self.own, "INPUT_STEPS": self.input_steps,
+            "HEAD_TILES": self.head_tiles, "VECTOR": self.vector,
             "LANES": self.lanes, "RANK_PADDED": self.rank_padded, "PROJECTED_TILES": self.projected_tiles,
             "TOGETHER": self.together, "PARTS": self.parts, "SPLIT_IN": self.split_in,
             "SPLIT_PROJECTED": self.split_projected, "SPLIT_OUT": self.split_out, "SPLIT_HEADS": self.split_heads,

@@ -9,10 +9,25 @@ __device__ __forceinline__ unsigned char* block_memory() { return dynamic_shared
 
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 
-// Every thread of every block of the cluster; what was written to any block's shared memory before is seen after.
-__device__ __forceinline__ void sync_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+// A barrier of every thread of every block of the cluster, in two halves; what was written to any block's shared memory
+// before the first is seen after the second.
+__device__ __forceinline__ void arrive_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wait_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// 1 / sqrt(x), relative error 2^-22.
+__device__ __forceinline__ float inverse_root(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// A barrier of some of a block's warps, `threads` of them in all. Whoever arrives does not wait; what it wrote to
+// shared memory before is seen by those who do.
+__device__ __forceinline__ void wait_at(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void arrive_at(int barrier, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // Address of `own`, which lies in this block's shared memory, in that of the block `rank`.
@@ -46,31 +61,50 @@ __device__ __forceinline__ void send(float* own, Mail* mail, int rank, Pack<floa
                  : "memory");
 }
 
-// Until all bytes of this parity are here, for this thread to read.
+// Until all bytes of this parity are here, for this thread to read. Not with the order of a cluster: for that the whole
+// first-level cache would be dropped, and what comes by mail lies in shared memory.
 __device__ __forceinline__ void wait_for_mail(Mail* mail, int parity) {
     asm volatile(
         "{\n"
         ".reg .pred done;\n"
         "again:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n"
         "}\n" ::"r"((unsigned)__cvta_generic_to_shared(mail)),
         "r"(parity)
         : "memory");
 }
 
+// What every block reads again and again: the second-level cache keeps it before the states that stream through.
+constexpr unsigned long long EVICT_LAST = 0x14F0000000000000;  // as createpolicy makes it
+__device__ __forceinline__ float load_kept(const float* from) {
+    float v;
+    asm("ld.global.nc.L2::cache_hint.f32 %0, [%1], %2;" : "=f"(v) : "l"(from), "l"(EVICT_LAST));
+    return v;
+}
+__device__ __forceinline__ Pack<float, 1> load_kept(const Pack<float, 1>* from) { return {load_kept(from->at)}; }
+__device__ __forceinline__ Pack<float, 4> load_kept(const Pack<float, 4>* from) {
+    Pack<float, 4> v;
+    asm("ld.global.nc.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %5;"
+        : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+        : "l"(from), "l"(EVICT_LAST));
+    return v;
+}
+
 // Four weights, if valid, else what `to` held. In place, and in order with the products: a copy of the registers would
 // wait for the load.
 __device__ __forceinline__ void load_weights(Pack<float, 4>& to, const Pack<float, 4>* from, bool valid) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; @p ld.global.nc.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];}"
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; "
+                 "@p ld.global.nc.L1::no_allocate.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %6;}"
                  : "+f"(to.at[0]), "+f"(to.at[1]), "+f"(to.at[2]), "+f"(to.at[3])
-                 : "l"(from), "r"((int)valid));
+                 : "l"(from), "r"((int)valid), "l"(EVICT_LAST));
 }
 __device__ __forceinline__ void load_weights(Pack<Bfloat16, 4>& to, const Pack<Bfloat16, 4>* from, bool valid) {
     unsigned(&words)[2] = reinterpret_cast<unsigned(&)[2]>(to);
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];}"
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; "
+                 "@p ld.global.nc.L1::no_allocate.L2::cache_hint.v2.b32 {%0, %1}, [%2], %4;}"
                  : "+r"(words[0]), "+r"(words[1])
-                 : "l"(from), "r"((int)valid));
+                 : "l"(from), "r"((int)valid), "l"(EVICT_LAST));
 }
 
 // One instruction each: in C++ the compiler makes four of them. Volatile, so that they stay in order with the copies.
@@ -104,6 +138,18 @@ __device__ __forceinline__ void copy_state(Pack<float, 4>* to, const float* from
                      (unsigned)__cvta_generic_to_shared(to)),
                  "l"(from), "l"(policy)
                  : "memory");
+}
+// A run of memory, in sixteens of bytes, by the copy engine; counted as mail. By one thread.
+__device__ __forceinline__ void copy_bulk(void* to, const float* from, int bytes, Mail* mail, Policy policy) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+            (unsigned)__cvta_generic_to_shared(to)),
+        "l"(from), "r"(bytes), "r"((unsigned)__cvta_generic_to_shared(mail)), "l"(policy)
+        : "memory");
+}
+// A run of memory, in sixteens of bytes, into the second-level cache.
+__device__ __forceinline__ void prefetch(const float* from, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void copy_state(Pack<float, 1>* to, const float* from, Policy) { copy_async_4(to, from, true); }
 __device__ __forceinline__ Pack<float, 1> load_shared(const Pack<float, 1>* from) { return *from; }

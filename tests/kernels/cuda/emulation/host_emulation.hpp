@@ -1,8 +1,9 @@
 // Runs a CUDA kernel's source on the host, cluster by cluster: every thread is a fiber that yields at barriers and
 // exchanges. A cluster is one block unless the kernel says otherwise.
 //
-// Shared memory starts as NaN, threads run in random order between two meeting points, and asynchronous copies arrive
-// only when they are waited for: a missing barrier or wait shows as a wrong result.
+// Shared memory starts as NaN, threads run in random order between two meeting points, some warps are held back as long as
+// others can go on, and asynchronous copies arrive only when they are waited for: a missing barrier or wait shows as a
+// wrong result. Barriers of some of a block's warps (wait_at, arrive_at) count threads, as the device does.
 #pragma once
 #include <ucontext.h>
 
@@ -34,7 +35,7 @@ alignas(16) inline unsigned char shared_memory[MOST_BLOCKS * MOST_SHARED_BYTES];
 #define memory shared_memory
 
 namespace emulation {
-enum class Wait { none, barrier, warp, cluster, mail, done };
+enum class Wait { none, barrier, warp, cluster, mail, named, done };
 
 // What blocks have sent each other under one count; see `Mail` in cluster.cuh.
 struct Letters {
@@ -43,6 +44,12 @@ struct Letters {
         float values[4];
     };
     std::vector<Letter> late;  // those that are not delivered before all are there
+    struct Run {
+        void* to;
+        const void* from;
+        int bytes;
+    };
+    std::vector<Run> runs;  // of the copy engine, that are not made before somebody waits
     long missing = 0;
     bool expected = false;
     int parity = 0;
@@ -55,6 +62,8 @@ struct Fiber {
     int exchanges = 0;
     Letters* letters = nullptr;  // waited for
     int parity = 0;
+    struct Named* barrier = nullptr;  // waited at
+    int meetings = 0;                 // it had seen by then
     struct Copy {
         void* to;
         const void* from;
@@ -63,11 +72,16 @@ struct Fiber {
     std::vector<Copy> copies;
     int groups = 0;  // committed
 };
+// A barrier of some of a block's warps.
+struct Named {
+    int threads = 0, arrived = 0, meetings = 0;
+};
 struct Fragments {
     float a[4], b[2];
 };
 inline std::vector<Fiber> fibers;
 inline std::map<const void*, Letters> mail;
+inline std::map<std::pair<int, int>, Named> named;  // by block and number
 inline std::mt19937* random_source;
 inline std::vector<Fragments> fragments;  // two of each thread, taken in turns
 inline std::vector<float> slots;  // two values per thread, taken in turns
@@ -102,6 +116,7 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
     slots.assign(2 * all, NAN);
     fragments.assign(2 * all, Fragments());
     mail.clear();
+    named.clear();
     random_source = &random;
     for (auto& fiber : fibers) {
         constexpr int BYTES = 1 << 16;
@@ -119,10 +134,12 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
     for (int block = 0; block < blocks; ++block)
         for (int thread = 0; thread < threads; thread += 32)
             warps.push_back({block * threads + thread, block * threads + std::min(thread + 32, threads)});
+    Warp held{0, 0};  // back until nothing else can go on: some of a block's threads
     for (;;) {
         bool moved = false;
         std::shuffle(warps.begin(), warps.end(), random);
         for (auto [first, last] : warps) {
+            if (first >= held.first && first < held.last) continue;
             do {
                 int start = random() % (last - first);
                 for (int i = 0; i < last - first; ++i) {
@@ -138,7 +155,11 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
                 for (int i = first; i < last; ++i) fibers[i].wait = Wait::none;
             } while (true);
         }
-        if (all_wait(0, all, Wait::done)) return true;
+        if (all_wait(0, all, Wait::done)) {
+            for (auto& [at, barrier] : named)
+                if (barrier.arrived) return false;
+            return true;
+        }
         bool released = false;
         for (int from = 0; from < all; from += threads) {
             if (!all_wait(from, from + threads, Wait::barrier)) continue;
@@ -150,16 +171,51 @@ inline bool run_cluster(int first_block, int blocks, int threads, std::mt19937& 
             fiber.wait = Wait::none;
             released = true;
         }
+        for (auto& fiber : fibers) {
+            if (fiber.wait != Wait::named || fiber.barrier->meetings == fiber.meetings) continue;
+            fiber.wait = Wait::none;
+            released = true;
+        }
         if (all_wait(0, all, Wait::cluster)) {
             for (auto& fiber : fibers) fiber.wait = Wait::none;
             released = true;
         }
-        if (!released && !moved) return false;
+        if (released || moved) {
+            if (held.first != held.last || random() % 4) continue;
+            int block = random() % blocks * threads, first = random() % threads / 32 * 32;
+            held = {block + first, block + std::min(threads, first + 32 * int(1 + random() % (threads / 32)))};
+        } else {
+            if (held.first == held.last) return false;
+            held = {0, 0};
+        }
     }
 }
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::yield(emulation::Wait::barrier); }
+
+// Counts this thread in; whoever completes the number starts the barrier anew.
+inline emulation::Named& count_at(int barrier, int threads) {
+    using namespace emulation;
+    if (barrier < 1 || barrier > 15 || threads % 32) abort();  // no such barrier
+    auto& at = named[{current / blockDim.x, barrier}];
+    if (at.arrived > 0 && at.threads != threads) abort();  // threads disagree
+    at.threads = threads;
+    if (++at.arrived == threads) {
+        at.arrived = 0;
+        ++at.meetings;
+    }
+    return at;
+}
+inline void arrive_at(int barrier, int threads) { count_at(barrier, threads); }
+inline void wait_at(int barrier, int threads) {
+    using namespace emulation;
+    auto& own = fibers[current];
+    own.barrier = &named[{current / blockDim.x, barrier}];
+    own.meetings = own.barrier->meetings;
+    count_at(barrier, threads);
+    yield(Wait::named);
+}
 
 inline float exchange(float value, int lane_mask) {
     using namespace emulation;
@@ -209,7 +265,9 @@ inline unsigned char* block_memory() {
     return shared_memory + size_t(emulation::current / blockDim.x) * MOST_SHARED_BYTES;
 }
 inline void sync_warp() { emulation::yield(emulation::Wait::warp); }
-inline void sync_cluster() { emulation::yield(emulation::Wait::cluster); }
+inline void arrive_cluster() {}
+inline void wait_cluster() { emulation::yield(emulation::Wait::cluster); }
+inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 template <typename T>
 inline T* remote_address(T* own, int rank) {
     auto offset = (unsigned char*)own - block_memory();
@@ -247,8 +305,26 @@ inline void send_bytes(void* own, Mail* own_mail, int rank, const float* values)
     }
     count_mail(letters, -16);
 }
+inline void make_runs(emulation::Letters& letters) {
+    auto runs = std::move(letters.runs);
+    letters.runs.clear();
+    for (auto& run : runs) {
+        std::memcpy(run.to, run.from, run.bytes);
+        count_mail(letters, -run.bytes);
+    }
+}
+inline void copy_bulk(void* to, const float* from, int bytes, Mail* mail, int) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16 || bytes <= 0) abort();  // misaligned
+    auto& letters = emulation::mail.at(mail);
+    letters.runs.push_back({to, from, bytes});
+    if ((*emulation::random_source)() % 2) make_runs(letters);
+}
+inline void prefetch(const float* from, int bytes) {
+    if ((uintptr_t)from % 16 || bytes % 16 || bytes <= 0) abort();  // misaligned
+}
 inline void wait_for_mail(Mail* mail, int parity) {
     using namespace emulation;
+    make_runs(emulation::mail.at(mail));
     fibers[current].letters = &emulation::mail.at(mail);
     fibers[current].parity = parity;
     if (fibers[current].letters->parity == parity) yield(Wait::mail);

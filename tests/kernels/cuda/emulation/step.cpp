@@ -2,6 +2,9 @@
 #include "element.cuh"
 
 inline void send(float* own, Mail* mail, int rank, Pack<float, 4> v) { send_bytes(own, mail, rank, v.at); }
+inline float load_kept(const float* from) { return *from; }
+template <int N>
+inline Pack<float, N> load_kept(const Pack<float, N>* from) { return *from; }
 template <typename T>
 inline void load_weights(Pack<T, 4>& to, const Pack<T, 4>* from, bool valid) {
     if (valid) to = *from;
