@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     # batches
     max_batch_size: int = Field(256, ge=1, description="samples (one per vehicle) in one step")
     max_wait_ms: float = Field(2.0, ge=0, description="how long the first sample of a batch waits for company")
+    follow_batches: bool = Field(
+        default=False,
+        description="compute a batch of the same vehicles while the one before is committed (ADR 17); slower on one core",
+    )
     max_queue: int = Field(65_536, ge=1, description="samples waiting for a batch before 429")
     max_future_skew_s: float = Field(300.0, ge=0, description="how far ahead of our clock a sample may be")
     # What a request may be: 48 h of one van's history (34,560 samples) fit in one.

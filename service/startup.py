@@ -163,6 +163,7 @@ class Startup:
             max_wait_s=self._settings.max_wait_ms / 1000.0,
             max_queue=self._settings.max_queue,
             depth=self._metrics.queue_depth,
+            follow=self._settings.follow_batches,
             watch=None if self._tracing is None else self._tracing.batches(),
         )
         batcher.start()

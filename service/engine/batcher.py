@@ -105,6 +105,7 @@ class MicroBatcher:
         max_wait_s: float,
         max_queue: int,
         depth: Gauge,
+        follow: bool = False,
         watch: BatchWatch | None = None,
     ) -> None:
         self._apply = apply
@@ -112,6 +113,7 @@ class MicroBatcher:
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
+        self._follow = follow
         self._depth = depth
         self._ready: OrderedDict[str, deque[Run]] = OrderedDict()  # vehicles in the order they are served
         self._under_way: dict[str, deque[Run]] = {}  # vehicles in a batch, with what came meanwhile
@@ -214,8 +216,9 @@ class MicroBatcher:
 
     def _may_follow(self, batch: Batch) -> None:
         """The commit of a batch is on its way."""
-        self._lead, self._behind = batch, True
-        self._changed.set()
+        if self._follow:
+            self._lead, self._behind = batch, True
+            self._changed.set()
 
     async def _gather(self) -> None:
         """Wait until the batch is full, or its first sample has waited long enough, or we are closing."""
@@ -234,9 +237,9 @@ class MicroBatcher:
     def _take(self, lanes: Sequence[deque[Run]]) -> list[Part]:
         """What the next batch takes of vehicles' lanes, by submission.
 
-        With nothing under way a large batch takes only what came first of each: the rest follows, computed while that is committed.
+        With nothing under way and followers a large batch takes only what came first of each: the rest follows, computed while that is committed.
         """
-        only_first = not self._batches and len(lanes) >= LARGE
+        only_first = self._follow and not self._batches and len(lanes) >= LARGE
         parts: dict[int, Part] = {}
         taken = 0
         for lane in lanes:

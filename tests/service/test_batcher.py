@@ -52,7 +52,9 @@ class Recorder:
 def batcher(apply: Apply, *, size: int = 4, wait_s: float = 0.0, queue: int = 100) -> MicroBatcher:
     """A running batcher."""
     depth = Gauge("depth", "for the test", registry=CollectorRegistry())
-    made = MicroBatcher(apply, max_batch_size=size, max_wait_s=wait_s, max_queue=queue, depth=depth)
+    made = MicroBatcher(
+        apply, max_batch_size=size, max_wait_s=wait_s, max_queue=queue, depth=depth, follow=size > LARGE
+    )
     made.start()
     return made
 

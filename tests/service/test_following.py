@@ -56,7 +56,9 @@ class Line:
 def line(made: Worker) -> Line:
     """A running one, its gate open."""
     depth = Gauge("depth", "for the test", registry=CollectorRegistry())
-    batcher = MicroBatcher(made.engine.apply, max_batch_size=64, max_wait_s=0.0, max_queue=1_000, depth=depth)
+    batcher = MicroBatcher(
+        made.engine.apply, max_batch_size=64, max_wait_s=0.0, max_queue=1_000, depth=depth, follow=True
+    )
     under_test = Line(made, batcher)
     under_test.gate.set()
     commit, step = made.store.commit, made.engine._advance._step
