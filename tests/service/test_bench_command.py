@@ -140,9 +140,10 @@ def test_sigterm_ends_what_the_benchmark_started(tmp_path: Path) -> None:
     """The store, and a service that is about to come up, end with the command; its exit code is the signal's."""
     options = ["--vans", "2", "--rounds", "1", "--mode", JOURNAL, "--folder", str(tmp_path)]
     command = [sys.executable, "-m", "service.cli", "bench", "ingest", *options]
-    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: len(children(bench.pid)) == 2, "store and service")
+        wait_until(lambda: len(children(bench.pid)) == 2 or bench.poll() is not None, "store and service")
+        assert bench.poll() is None, bench.communicate()[1]
         started = children(bench.pid)
         bench.terminate()
         assert bench.wait(60) == 128 + signal.SIGTERM
