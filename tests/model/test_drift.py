@@ -112,7 +112,7 @@ def test_a_wrong_unit_shows_in_its_channel_and_in_no_other() -> None:
     fleet = SimulatedFleet(FleetConfig(n_vehicles=6, days=1.0, seed=4_000))
     drifts = []
     for factor in (1.0, 3.6):
-        monitor = DriftMonitor(reference)
+        monitor = DriftMonitor(reference, clock=Clock())
         for van in range(len(fleet)):
             trace = fleet.trace(van)
             signals = trace.signals.copy()
