@@ -24,7 +24,7 @@ def pack_weights(config: MambaConfig, weights: NetworkWeights, lanes: int) -> Te
         weights: of any dtype and device.
         lanes: floats per vector of the instruction set that will read them.
     """
-    weights = weights.to(device=torch.device("cpu"), dtype=torch.float64)
+    weights = weights.to(device=torch.device("cpu"), dtype=torch.float64).with_norms_folded()
     return torch.cat([part.to(torch.float32).flatten() for part in _parts(config, weights, lanes)])
 
 
@@ -32,13 +32,12 @@ def _parts(config: MambaConfig, weights: NetworkWeights, lanes: int) -> Iterator
     yield from linear_parts(_pad(weights.embedding), _pad(weights.embedding_bias), lanes)
     for block in weights.mamba1_blocks():
         yield from _block(config, block, lanes)
-    # The norm's weight scales the inputs of the projection that follows it, so it is folded into that one.
-    heads = torch.cat((weights.forecast_head, weights.risk_head)) * weights.norm_f
+    heads = torch.cat((weights.forecast_head, weights.risk_head))
     yield from linear_parts(_pad(heads), _pad(torch.cat((weights.forecast_head_bias, weights.risk_head_bias))), lanes)
 
 
 def _block(config: MambaConfig, block: BlockWeights, lanes: int) -> Iterator[Tensor]:
-    in_proj = torch.cat([_pad(part) for part in (block.in_proj * block.norm).chunk(2)])
+    in_proj = torch.cat([_pad(part) for part in block.in_proj.chunk(2)])
     x_proj = torch.cat(
         [_pad(part) for part in torch.split(block.x_proj, [config.dt_rank, config.d_state, config.d_state])]
     )
