@@ -200,7 +200,7 @@ struct Advancer {
                 }
                 if (BULK) sync_warp();
                 ring.fetch(s, p, own, rank, fetched);  // into the place that was just read
-                    int j = 0;
+                int j = 0;
                 add_lanes<TOGETHER, LANES>(sums, own.lane, j);
                 int c = own.nth(part, j);
                 if (live && own.lane % (LANES / TOGETHER) == 0 && c < OWN && rank * OWN + c < D_INNER) {
